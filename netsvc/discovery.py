@@ -1,0 +1,235 @@
+"""Finds service plugins: entry points of the group `netsvc.services`, and files in `twisted/plugins/`.
+
+Nothing of a service is imported to find it; a service that does not load harms only whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import AbstractDatagramProtocol, BaseProtocol
+from twisted.plugin import CachedDropin, getCache
+from twisted.python.modules import getModule
+
+from netsvc.errors import PluginError
+from netsvc.interfaces import INetworkService
+from netsvc.service import Service, ServicePlugin
+from netsvc.text import escape
+
+__all__ = ["Catalogue", "Found", "adhoc_service", "discover"]
+
+GROUP = "netsvc.services"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plugin that was found: its name, where, and how to load it. `target` tells equal ones from rivals."""
+
+    name: str
+    origin: str
+    target: str
+    source: Any = field(repr=False, compare=False)
+    description: str = ""
+
+    def load(self) -> INetworkService:
+        """Import the declaration. Raises `PluginError` if that fails, whatever way it does."""
+        try:
+            loaded = self.source.load()
+            # Instances by a plugin file point to their declaration; an entry point may name either.
+            service = loaded.load() if isinstance(loaded, ServicePlugin) else loaded
+        except Exception as error:
+            raise PluginError(
+                [f"service {self.name} does not load: {describe(error)} (from {self.origin}); mend or uninstall it"]
+            ) from error
+        if not INetworkService.providedBy(service):
+            raise PluginError(
+                [
+                    f"service {self.name} is no service: {self.target} is {type(service).__name__}, "
+                    f"not an INetworkService (from {self.origin}); make it a netsvc.service.Service"
+                ]
+            )
+        if service.name != self.name:
+            raise PluginError(
+                [
+                    f"service {self.name} calls itself {service.name} (from {self.origin}); "
+                    "give both the same name"
+                ]
+            )
+        return service
+
+
+def describe(error: BaseException) -> str:
+    """Name an error and its place in one line, for one who must mend the file it came from."""
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    # The innermost frame outside the import machinery is where the author has to look.
+    own = [frame for frame in frames if "importlib" not in frame.filename and __file__ != frame.filename]
+    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" at {error.filename}:{error.lineno}"
+    return escape(f"{type(error).__name__}: {error}".splitlines()[0], 400) + place
+
+
+@dataclass
+class Catalogue:
+    """All services that were found, by name.
+
+    `rivals` holds, for a name claimed twice, every claim; `problems` has a line for each plugin file that
+    does not load.
+    """
+
+    services: dict[str, Found] = field(default_factory=dict)
+    rivals: dict[str, list[Found]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, found: Found) -> None:
+        """Take a plugin in. The same target found twice, by entry point and by file, is one."""
+        known = self.services.setdefault(found.name, found)
+        if known.target != found.target:
+            claims = self.rivals.setdefault(found.name, [known])
+            if all(claim.target != found.target for claim in claims):
+                claims.append(found)
+
+    def names(self) -> list[str]:
+        """List the names: those of netsvc itself first, then the others by name."""
+        return sorted(self.services, key=lambda name: (name not in _OWN, _OWN.get(name, 0), name))
+
+    def load(self, name: str) -> INetworkService:
+        """Load service `name`. Raises `PluginError`: unknown (with the nearest names), claimed twice, or broken."""
+        if name in self.rivals:
+            claims = " and ".join(f"{claim.target} (from {claim.origin})" for claim in self.rivals[name])
+            raise PluginError([f"service {name} is declared twice: by {claims}; uninstall one of them"])
+        if name not in self.services:
+            raise PluginError([f"no service is called {escape(name)}{nearest(name, self.services)}", *self.problems])
+        return self.services[name].load()
+
+    def warnings(self) -> list[str]:
+        """Say what is wrong with plugins, whether or not they are used: a line each."""
+        lines = list(self.problems)
+        for name in self.rivals:
+            try:
+                self.load(name)
+            except PluginError as error:
+                lines += error.mistakes
+        return lines
+
+
+_OWN = {name: place for place, name in enumerate(("echo", "reply", "chat", "files"))}
+
+
+def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """Suggest the names nearest to a mistyped one: `; did you mean chat?`, or nothing."""
+    close = difflib.get_close_matches(word, list(words), 3, 0.6)
+    return f"; did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
+
+
+def _from_entry_points() -> Iterator[Found]:
+    for point in entry_points(group=GROUP):
+        yield Found(point.name, _entry_point_origin(point), point.value.replace(" ", ""), point)
+
+
+def _entry_point_origin(point: EntryPoint) -> str:
+    distribution = point.dist
+    return f"entry point of {distribution.name} {distribution.version}" if distribution else "entry point"
+
+
+def _from_plugin_files(problems: list[str]) -> Iterator[Found]:
+    import twisted.plugins
+
+    cache: Mapping[str, CachedDropin] = getCache(twisted.plugins)
+    # getCache logs a file that does not import and leaves it out: we say so, in a line of our own.
+    for module in getModule("twisted.plugins").iterModules():
+        if module.name.rpartition(".")[2] not in cache:
+            try:
+                module.load()
+            except Exception as error:  # noqa: BLE001  (a plugin's module may raise anything)
+                problems.append(f"plugin file {module.filePath.path} does not load: {describe(error)}; mend or remove it")
+    for dropin in cache.values():
+        for plugin in dropin.plugins:
+            if not any(provided.isOrExtends(INetworkService) for provided in plugin.provided):
+                continue
+            loaded = plugin.load()
+            path = sys.modules[dropin.moduleName].__file__
+            target = loaded.target if isinstance(loaded, ServicePlugin) else f"{dropin.moduleName}:{plugin.name}"
+            yield Found(loaded.name, str(path), target, _Loaded(loaded), loaded.description)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A plugin object with the `load` of an entry point."""
+
+    plugin: Any
+
+    def load(self) -> Any:
+        return self.plugin
+
+
+def discover() -> Catalogue:
+    """Find every service plugin. Imports plugin files, which hold names only, and no service."""
+    catalogue = Catalogue()
+    for found in _from_plugin_files(catalogue.problems):
+        catalogue.add(found)
+    for found in _from_entry_points():
+        catalogue.add(found)
+    return catalogue
+
+
+_PYTHON_FILE = re.compile(r".*(\.py|/.*)")
+
+
+def _import_target(target: str) -> Any:
+    path = Path(target)
+    if not _PYTHON_FILE.fullmatch(target):
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            # As `python -m` and gunicorn do: the module in the current directory is the one that is meant.
+            sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(target)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {target}")
+    name = f"netsvc_served_{abs(hash(path.resolve())):x}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def adhoc_service(reference: str) -> Service:
+    """Make a service of a Protocol, Factory or DatagramProtocol class, or a factory object, named by `PATH_OR_MODULE:NAME`.
+
+    Its one protocol is called `stream` or `datagram`. Raises `PluginError` if there is no such thing.
+    """
+    target, _, name = reference.rpartition(":")
+    try:
+        source = _import_target(target)
+        for part in name.split("."):
+            source = getattr(source, part)
+    except Exception as error:
+        raise PluginError([f"--serve {reference} does not load: {describe(error)}"]) from error
+    label = "serve"
+    is_class = isinstance(source, type)
+    if isinstance(source, AbstractDatagramProtocol) or (is_class and issubclass(source, AbstractDatagramProtocol)):
+        return Service(label, reference, datagrams={"datagram": source})
+    if IProtocolFactory.providedBy(source) or (
+        is_class and (issubclass(source, BaseProtocol) or IProtocolFactory.implementedBy(source))
+    ):
+        return Service(label, reference, streams={"stream": source})
+    raise PluginError(
+        [f"--serve {reference}: that is {type(source).__name__}, not a Protocol, DatagramProtocol or Factory class"]
+    )

@@ -1,0 +1,90 @@
+"""The contract between netsvc and a service plugin. A plugin author reads this file first.
+
+Most services need only `netsvc.service.Service`, which implements all of it; docs/plugins.md shows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.plugin import IPlugin
+from twisted.python import usage
+from zope.interface import Attribute, Interface
+
+__all__ = ["Context", "INetworkService", "IServiceInstance", "Kind", "Options"]
+
+#: How a protocol talks: over a connection, or a datagram at a time.
+Kind = Literal["stream", "datagram"]
+
+
+class Options(usage.Options):
+    """The base of a service's options: an ordinary `twisted.python.usage.Options` with one addition.
+
+    `limits` names the options that bound what a peer can cost; `netsvc check` prints them as limits.
+    """
+
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the host lends a service.
+
+    `reactor` provides `IReactorTime` at least (a `Clock` in tests), `log` is a logger in the service's
+    own namespace, and `state_directory`, if the user gave one, is where the service may keep files.
+    """
+
+    reactor: Any
+    log: Logger
+    state_directory: Path | None = None
+
+
+class IServiceInstance(Interface):
+    """A service built for one plan: a fresh core and the protocols over it."""
+
+    def protocol(name: str) -> Any:
+        """Build protocol `name` for one more listener.
+
+        Returns an `IProtocolFactory` for a stream protocol, a `DatagramProtocol` for a datagram one. Called
+        once a listener; all that are built share the core.
+        """
+
+    def check() -> None:
+        """Raise `netsvc.errors.MistakeError` if `start` would fail (a missing directory, say). No side effects."""
+
+    def start() -> None:
+        """Acquire what the service needs (files, timers). Runs after privileges are dropped, before `ready`.
+
+        Raises `netsvc.errors.MistakeError` if it cannot.
+        """
+
+    def drain() -> Deferred[None] | None:
+        """Begin to end every conversation politely: no new connection will come.
+
+        The returned Deferred, if any, fires when the service is done. The host waits for it and for the
+        connections, but only until its drain deadline.
+        """
+
+    def stop() -> None:
+        """Release what `start` acquired. All connections are gone by now."""
+
+
+class INetworkService(IPlugin):
+    """A named service that netsvc can run."""
+
+    name: str = Attribute("Lower-case letters, digits and hyphens; also the name of its command line option.")
+    description: str = Attribute("One line for --help and --list.")
+    options: Callable[[], usage.Options] = Attribute(
+        "A `usage.Options` class. Its names serve `--<service>-<option>` and the keys of the configuration file."
+    )
+    protocols: dict[str, Kind] = Attribute(
+        "The protocols it speaks: name to kind, in order of importance; the first is the default one."
+    )
+
+    def build(options: usage.Options, context: Context) -> IServiceInstance:
+        """Build the service from parsed options. No side effects: no socket, no file, no reactor import."""

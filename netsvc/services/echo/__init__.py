@@ -1,0 +1,1 @@
+"""Sends back what comes (RFC 862)."""

@@ -1,0 +1,68 @@
+"""What the reply service answers. Knows no wire."""
+
+from __future__ import annotations
+
+from twisted.python import usage
+
+from netsvc.datagram import LoopGuard
+from netsvc.interfaces import Context, Options
+from netsvc.settings import encoding
+
+__all__ = ["ReplyCore", "ReplyOptions"]
+
+#: The tutorial servers' own words.
+STREAM_TEXT = "hello, tcp client!"
+DATAGRAM_TEXT = "i am udp,i got it"
+#: Characters; in any encoding it fits a datagram.
+TEXT_LIMIT = 1024
+
+
+def _reply_text(value: str) -> str:
+    if len(value) > TEXT_LIMIT:
+        raise ValueError(f"a text of at most {TEXT_LIMIT} characters")
+    return value
+
+
+class ReplyOptions(Options):
+    """The options of the reply service."""
+
+    optParameters = [
+        ["text", None, None, f"The answer (default: '{STREAM_TEXT}' over a stream, '{DATAGRAM_TEXT}' over datagrams)", _reply_text],
+        ["encoding", None, "utf-8", "The text encoding of the answer, such as gbk", encoding],
+    ]
+    optFlags = [["amplify", None, "Let a datagram be answered with a longer one (a forged source address makes that an attack)"]]
+    limits = ("amplify",)
+
+    def postOptions(self) -> None:
+        """Reject a text that the encoding cannot express."""
+        for text in (self["text"] or "", STREAM_TEXT, DATAGRAM_TEXT):
+            try:
+                text.encode(self["encoding"])
+            except UnicodeEncodeError:
+                raise usage.UsageError(f"{text!r} cannot be written in {self['encoding']}: choose another encoding") from None
+
+
+class ReplyCore(LoopGuard):
+    """Holds the answer, encoded once."""
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self._encoding = options["encoding"]
+        self._datagram_text = options["text"] if options["text"] is not None else DATAGRAM_TEXT
+        self._amplify = bool(options["amplify"])
+        self.stream_answer = (options["text"] if options["text"] is not None else STREAM_TEXT).encode(self._encoding)
+        self.datagram_answer = self._datagram_text.encode(self._encoding)
+
+    def answer_within(self, size: int) -> bytes:
+        """Return the answer to a datagram of `size` bytes: cut to that, between two characters, unless it may grow."""
+        if self._amplify or len(self.datagram_answer) <= size:
+            return self.datagram_answer
+        text = self._datagram_text[:size]
+        while len(encoded := text.encode(self._encoding)) > size and text:
+            text = text[:-1]
+        return encoded if len(encoded) <= size else b""
+
+    @staticmethod
+    def asks_to_leave(data: bytes) -> bool:
+        """Tell whether a chunk has a line that is the word `exit`, in any case and with any space around it."""
+        return any(line.strip().lower() == b"exit" for line in data.splitlines())

@@ -1,0 +1,48 @@
+"""Fails a test that leaves a delayed call, an open port or a logged error behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+
+
+class LoggedErrors(list[Any]):
+    """The failures logged during a test. A test that provokes some takes them out with `flush`."""
+
+    def flush(self, *types: type[BaseException]) -> list[Failure]:
+        """Remove and return the logged failures of these types (all, if none is given)."""
+        taken = [failure for failure in self if not types or failure.check(*types)]
+        self[:] = [failure for failure in self if failure not in taken]
+        return taken
+
+
+@pytest.fixture(autouse=True)
+def logged_errors() -> Iterator[LoggedErrors]:
+    """Watch the log and the reactor."""
+    from twisted.internet import reactor
+
+    any_reactor: Any = reactor
+    errors = LoggedErrors()
+
+    def observe(event: Any) -> None:
+        if event.get("log_failure") is not None:
+            errors.append(event["log_failure"])
+
+    def leftovers() -> set[Any]:
+        internal = getattr(any_reactor, "_internalReaders", set())
+        return (set(any_reactor.getReaders()) | set(any_reactor.getWriters())) - set(internal)
+
+    calls, readers = set(any_reactor.getDelayedCalls()), leftovers()
+    globalLogPublisher.addObserver(observe)
+    yield errors
+    globalLogPublisher.removeObserver(observe)
+    assert not errors, f"logged and not expected: {[str(error.value) for error in errors]}"
+    new_calls = [call for call in any_reactor.getDelayedCalls() if call not in calls and call.active()]
+    for call in new_calls:
+        call.cancel()
+    assert not new_calls, f"left pending: {new_calls}"
+    assert not leftovers() - readers, f"left open: {leftovers() - readers}"

@@ -1,0 +1,12 @@
+"""What twistd finds: the `netsvc` command and the services. Names only; their modules load when used."""
+
+from twisted.application.service import ServiceMaker
+
+from netsvc.service import ServicePlugin
+
+netsvc = ServiceMaker("netsvc", "netsvc.tap", "Run TCP and UDP services together in one process", "netsvc")
+
+echo = ServicePlugin("echo", "netsvc.services.echo.service:service", "Send back what comes (RFC 862)")
+reply = ServicePlugin("reply", "netsvc.services.reply.service:service", "Answer everything with a fixed text")
+chat = ServicePlugin("chat", "netsvc.services.chat.service:service", "Chat rooms for nc, telnet and friends")
+files = ServicePlugin("files", "netsvc.services.files.service:service", "Send files from below one directory")
