@@ -1,8 +1,8 @@
 """Reads the addresses that users write. Pure text: nothing is opened, resolved or imported.
 
-    9001   127.0.0.1:9001   [::1]:9001      for streams and datagrams
-    tcp:…  tcp6:…  unix:…  ssl:…  systemd:…  haproxy:…    Twisted server endpoint strings, for streams
-    udp:PORT[:interface=ADDR]  udp6:…  unixgram:PATH[:mode=660]  systemd:domain=INET:name=…    for datagrams
+9001   127.0.0.1:9001   [::1]:9001      for streams and datagrams
+tcp:…  tcp6:…  unix:…  ssl:…  systemd:…  haproxy:…    Twisted server endpoint strings, for streams
+udp:PORT[:interface=ADDR]  udp6:…  unixgram:PATH[:mode=660]  systemd:domain=INET:name=…    for datagrams
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def _datagram_endpoint(text: str, scheme: str) -> Address:
     arguments = {**dict(zip(names, positional[1:], strict=False)), **arguments}
     unknown = sorted(set(arguments) - _DATAGRAM_SCHEMES[scheme])
     if unknown:
-        raise ValueError(f"{scheme}: has no argument {unknown[0]}; it takes {', '.join(sorted(_DATAGRAM_SCHEMES[scheme]))}")
+        raise ValueError(
+            f"{scheme}: has no argument {unknown[0]}; it takes {', '.join(sorted(_DATAGRAM_SCHEMES[scheme]))}"
+        )
     if scheme in ("udp", "udp6"):
         host = arguments.get("interface") or ("::" if scheme == "udp6" else "0.0.0.0")
         if ipaddress.ip_address(host.partition("%")[0]).version != (6 if scheme == "udp6" else 4):
@@ -110,8 +112,8 @@ def parse_address(text: str, kind: Kind) -> Address:
                 if match["v6"]:
                     ipaddress.IPv6Address(host)
                 return Address(text, kind, "inet", host, _port(match["port"], kind))
-        if kind == "datagram" and (scheme := text.partition(":")[0]) in _DATAGRAM_SCHEMES and ":" in text:
-            return _datagram_endpoint(text, scheme)
+        if kind == "datagram" and text.partition(":")[0] in _DATAGRAM_SCHEMES and ":" in text:
+            return _datagram_endpoint(text, text.partition(":")[0])
         if kind == "stream" and (found := _SCHEME.match(text)) and text != found[0] + ":":
             if found[0] in ("tcp", "tcp6"):
                 positional, arguments = _endpoint_arguments(text)

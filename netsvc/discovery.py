@@ -61,19 +61,19 @@ class Found:
             )
         if service.name != self.name:
             raise PluginError(
-                [
-                    f"service {self.name} calls itself {service.name} (from {self.origin}); "
-                    "give both the same name"
-                ]
+                [f"service {self.name} calls itself {service.name} (from {self.origin}); give both the same name"]
             )
         return service
+
+
+_OUR_FRAMES = (__file__, ServicePlugin.load.__code__.co_filename)
 
 
 def describe(error: BaseException) -> str:
     """Name an error and its place in one line, for one who must mend the file it came from."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     # The innermost frame outside the import machinery is where the author has to look.
-    own = [frame for frame in frames if "importlib" not in frame.filename and __file__ != frame.filename]
+    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename not in _OUR_FRAMES]
     place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f" at {error.filename}:{error.lineno}"
@@ -153,7 +153,9 @@ def _from_plugin_files(problems: list[str]) -> Iterator[Found]:
             try:
                 module.load()
             except Exception as error:  # noqa: BLE001  (a plugin's module may raise anything)
-                problems.append(f"plugin file {module.filePath.path} does not load: {describe(error)}; mend or remove it")
+                problems.append(
+                    f"plugin file {module.filePath.path} does not load: {describe(error)}; mend or remove it"
+                )
     for dropin in cache.values():
         for plugin in dropin.plugins:
             if not any(provided.isOrExtends(INetworkService) for provided in plugin.provided):
@@ -211,7 +213,7 @@ def _import_target(target: str) -> Any:
 
 
 def adhoc_service(reference: str) -> Service:
-    """Make a service of a Protocol, Factory or DatagramProtocol class, or a factory object, named by `PATH_OR_MODULE:NAME`.
+    """Make a service of the class, Protocol, Factory or DatagramProtocol, that `PATH_OR_MODULE:NAME` names.
 
     Its one protocol is called `stream` or `datagram`. Raises `PluginError` if there is no such thing.
     """

@@ -77,6 +77,10 @@ class _GuardedFactory(Factory):
     def doStop(self) -> None:
         self._factory.doStop()
 
+    def logPrefix(self) -> str:
+        # What Twisted calls the port in its own log lines.
+        return self._label
+
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
         protocol = self._factory.buildProtocol(addr)
         if protocol is None:
@@ -85,7 +89,7 @@ class _GuardedFactory(Factory):
         try:
             protocol.makeConnection = _Making(self._guard, connection, protocol.makeConnection)  # type: ignore[method-assign]
         except AttributeError:
-            protocol = _Wrapped(_Unregistered(), protocol)
+            protocol = _Wrapped(_Unregistered(), protocol)  # type: ignore[arg-type]
             connection.protocol = protocol
             protocol.makeConnection = _Making(self._guard, connection, protocol.makeConnection)  # type: ignore[method-assign]
         return protocol

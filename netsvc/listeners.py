@@ -57,7 +57,7 @@ class Listening:
 
 
 def _place(port: IListeningPort) -> str:
-    host = port.getHost()
+    host: Any = port.getHost()
     name = getattr(host, "name", None)
     if name is not None:
         return os.fsdecode(name)
@@ -81,7 +81,9 @@ def check_address(address: Address) -> None:
         _systemd_descriptor(address)
 
 
-def listen(reactor: Any, address: Address, protocol: IProtocolFactory | AbstractDatagramProtocol) -> Deferred[Listening]:
+def listen(
+    reactor: Any, address: Address, protocol: IProtocolFactory | AbstractDatagramProtocol
+) -> Deferred[Listening]:
     """Open the port or ports of one address for a stream factory or a datagram protocol.
 
     The Deferred has its result at once for every kind of address but those of endpoint plugins that take
@@ -227,6 +229,3 @@ def _proc_address(text: str) -> str:
     words = [int(text[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(text), 8)]
     packed = b"".join(words)
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, cast
 
 from twisted.application.service import IServiceMaker, ServiceMaker
@@ -39,14 +40,15 @@ def stream_factory(source: Any, core: object) -> IProtocolFactory:
     callable, called with the core and returning one of these. Raises `TypeError` for anything else.
     """
     if IProtocolFactory.providedBy(source):
-        return cast(IProtocolFactory, source)
+        return source
     if isinstance(source, type) and IProtocolFactory.implementedBy(source):
-        factory = source()
-        factory.core = core
-        return cast(IProtocolFactory, factory)
+        factory: Any = source
+        built: IProtocolFactory = factory()
+        built.core = core  # type: ignore[attr-defined]
+        return built
     if isinstance(source, type) and issubclass(source, BaseProtocol):
-        plain = Factory.forProtocol(source)
-        plain.core = core  # type: ignore[attr-defined]
+        plain: Any = Factory.forProtocol(source)
+        plain.core = core
         return cast(IProtocolFactory, plain)
     if callable(source) and not isinstance(source, type):
         return stream_factory(source(core), core)
@@ -100,8 +102,8 @@ class Service:
         self.core = core
         self.sources: dict[str, Any] = {**(streams or {}), **(datagrams or {})}
         self.protocols: dict[str, Kind] = {
-            **dict.fromkeys(streams or {}, cast(Kind, "stream")),
-            **dict.fromkeys(datagrams or {}, cast(Kind, "datagram")),
+            **dict.fromkeys(streams or {}, "stream"),
+            **dict.fromkeys(datagrams or {}, "datagram"),
         }
         for word in (name, *self.protocols):
             if not _NAME.fullmatch(word):
@@ -159,7 +161,8 @@ class ServicePlugin:
 
     def load(self) -> INetworkService:
         """Import the declaration. Raises whatever its module raises."""
-        return cast(INetworkService, namedAny(self.target.replace(":", ".")))
+        module, _, attribute = self.target.partition(":")
+        return cast(INetworkService, getattr(import_module(module), attribute))
 
     @property
     def options(self) -> Callable[[], usage.Options]:
@@ -180,7 +183,9 @@ class _Standalone(ServiceMaker):
     """Makes `twistd netsvc-<name>` of a service."""
 
     def __init__(self, service: INetworkService) -> None:
-        super().__init__(f"netsvc-{service.name}", "netsvc.tap", f"{service.description} (alone)", f"netsvc-{service.name}")
+        super().__init__(
+            f"netsvc-{service.name}", "netsvc.tap", f"{service.description} (alone)", f"netsvc-{service.name}"
+        )
         self._service = service.name
 
     @property

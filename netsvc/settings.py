@@ -145,7 +145,7 @@ def parse_settings(
         # The class's own postOptions judges all settings together, below; alone, one may look incomplete.
         # The attribute is set on the instance, so that no other user of the class sees it.
         alone = make()
-        alone.postOptions = lambda: None
+        alone.postOptions = lambda: None  # type: ignore[method-assign]
         try:
             alone.parseOptions(_argument(name, value))
         except (usage.UsageError, getopt.GetoptError, ValueError) as error:

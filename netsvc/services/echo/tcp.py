@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
@@ -12,6 +14,8 @@ __all__ = ["Echo"]
 @implementer(IHalfCloseableProtocol)
 class Echo(Protocol):
     """When the client stops reading, so do we; when it has sent all, it still gets the rest."""
+
+    transport: Any
 
     def connectionMade(self) -> None:
         """Let a full send buffer pause the reading of the same connection."""

@@ -27,10 +27,18 @@ class ReplyOptions(Options):
     """The options of the reply service."""
 
     optParameters = [
-        ["text", None, None, f"The answer (default: '{STREAM_TEXT}' over a stream, '{DATAGRAM_TEXT}' over datagrams)", _reply_text],
+        [
+            "text",
+            None,
+            None,
+            f"The answer (default: '{STREAM_TEXT}' over a stream, '{DATAGRAM_TEXT}' over datagrams)",
+            _reply_text,
+        ],
         ["encoding", None, "utf-8", "The text encoding of the answer, such as gbk", encoding],
     ]
-    optFlags = [["amplify", None, "Let a datagram be answered with a longer one (a forged source address makes that an attack)"]]
+    optFlags = [
+        ["amplify", None, "Let a datagram be answered with a longer one (a forged source address makes that an attack)"]
+    ]
     limits = ("amplify",)
 
     def postOptions(self) -> None:
@@ -39,7 +47,9 @@ class ReplyOptions(Options):
             try:
                 text.encode(self["encoding"])
             except UnicodeEncodeError:
-                raise usage.UsageError(f"{text!r} cannot be written in {self['encoding']}: choose another encoding") from None
+                raise usage.UsageError(
+                    f"{text!r} cannot be written in {self['encoding']}: choose another encoding"
+                ) from None
 
 
 class ReplyCore(LoopGuard):

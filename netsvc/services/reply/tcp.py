@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
@@ -15,9 +17,11 @@ __all__ = ["Reply"]
 class Reply(Protocol):
     """`exit` closes this connection, and this one only."""
 
+    transport: Any
+
     def connectionMade(self) -> None:
         """Let a client that does not read its answers be read no further."""
-        self.core: ReplyCore = self.factory.core  # type: ignore[union-attr]
+        self.core: ReplyCore = self.factory.core
         self.transport.registerProducer(self.transport, True)
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,0 +1,67 @@
+"""The commands that serve, or tell what would be served: `netsvc run`, `check` and `list`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from netsvc.discovery import Catalogue, discover
+from netsvc.errors import MistakeError, StartError
+
+__all__ = ["check", "list_services", "run"]
+
+#: Everything after the command's name is for twistd's plugin, which has its own reader and its own --help.
+_PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@click.command(context_settings=_PASS_ON, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def run(words: Sequence[str]) -> None:
+    """Run services: `twistd -n --pidfile= netsvc ARGS…` in one word."""
+    from twisted.scripts.twistd import run as run_twistd
+
+    sys.argv = ["twistd", "-n", "--pidfile=", "netsvc", *words]
+    run_twistd()
+
+
+@click.command(context_settings=_PASS_ON, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def check(words: Sequence[str]) -> None:
+    """Show what `run` would do with the same ARGS, or every mistake in them. Opens no port."""
+    from netsvc.arguments import read_arguments
+    from netsvc.pages import examine, plan_page
+
+    if "--help" in words or "-h" in words:
+        _show_help()
+        return
+    catalogue = discover()
+    _warn(catalogue)
+    try:
+        plan = read_arguments(words, catalogue)
+        examine(plan, catalogue)
+    except MistakeError as error:
+        raise StartError("\n".join(error.mistakes)) from None
+    click.echo(plan_page(plan, catalogue))
+
+
+@click.command(name="list")
+def list_services() -> None:
+    """List the services that are installed, their protocols and options, and where each comes from."""
+    from netsvc.pages import list_page
+
+    catalogue = discover()
+    click.echo(list_page(catalogue))
+
+
+def _warn(catalogue: Catalogue) -> None:
+    for warning in catalogue.warnings():
+        click.echo(f"netsvc: warning: {warning}", err=True)
+
+
+def _show_help() -> None:
+    from netsvc.pages import help_page
+
+    page = help_page(discover())
+    click.echo(page.replace("twistd [options] netsvc [netsvc options]", "netsvc check [options]"))

@@ -1,0 +1,225 @@
+"""The host: makes the running process match a plan."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger, LoggingFile
+
+from netsvc.drain import Drain
+from netsvc.errors import MistakeError, StartError
+from netsvc.guard import Guard
+from netsvc.interfaces import Context, INetworkService, IServiceInstance
+from netsvc.listeners import ListenError, Listening, listen
+from netsvc.plan import Listener, Plan, ServiceUse
+from netsvc.settings import parse_settings
+from netsvc.signals import take_over
+
+__all__ = ["Host", "build_instance"]
+
+_log = Logger(namespace="netsvc")
+
+
+def build_instance(use: ServiceUse, service: INetworkService, reactor: Any) -> IServiceInstance:
+    """Build one service of a plan. Raises `MistakeError`; a builder that raises is named in it."""
+    context = Context(reactor, Logger(namespace=f"netsvc.{service.name}"))
+    options = parse_settings(service.options, use.settings)
+    try:
+        return service.build(options, context)
+    except MistakeError:
+        raise
+    except Exception as error:
+        raise MistakeError([f"service {use.service} cannot be built: {type(error).__name__}: {error}"]) from error
+
+
+def _start_error(mistakes: Sequence[str]) -> StartError:
+    """Make the error that ends the process, and see to it that it is read.
+
+    twistd may have turned stderr into a part of the log by now, and in a daemon nobody sees it: so the lines
+    go to the log, and to the real stderr, and Python shall not print them once more.
+    """
+    error = StartError("\n".join(mistakes))
+    if isinstance(sys.stderr, LoggingFile):
+        for mistake in mistakes:
+            _log.critical("{mistake}", mistake=mistake)
+        if sys.__stderr__ is not None:
+            print(error, file=sys.__stderr__, flush=True)
+        error.code = 1
+    return error
+
+
+def _die(reason: str) -> None:
+    """End the process with `reason` on stderr and exit status 1, from inside the running reactor."""
+    from twisted.internet import reactor
+
+    def leave() -> None:
+        sys.stdout.flush()
+        os._exit(1)
+
+    _start_error([reason])
+    # The reactor swallows a SystemExit; twistd's clean-up shall run all the same.
+    atexit.register(leave)
+    reactor.stop()
+
+
+class Host(MultiService):
+    """Runs a plan: all of it, or nothing.
+
+    Ports are bound in `privilegedStartService`, before twistd sheds its privileges; services start after
+    it. Every mistake found on the way is a line of the one `StartError` raised, and nothing stays open.
+    `stopService` drains: see `netsvc.drain`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        load: Callable[[ServiceUse], INetworkService],
+        reactor: Any = None,
+        warnings: Sequence[str] = (),
+        die: Callable[[str], None] = _die,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.guard = Guard()
+        self._load = load
+        self._reactor = reactor
+        self._warnings = warnings
+        self._die = die
+        self._instances: dict[str, IServiceInstance] = {}
+        self._started: list[IServiceInstance] = []
+        self._listening: list[tuple[Listener, Deferred[Listening]]] = []
+        self._open: list[Listening] = []
+        self._drain: Drain | None = None
+
+    def privilegedStartService(self) -> None:
+        """Build the services and bind every port."""
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        super().privilegedStartService()
+        mistakes = self._build()
+        if not mistakes:
+            mistakes = self._bind()
+        if mistakes:
+            self._close_ports()
+            raise _start_error(mistakes)
+
+    def _build(self) -> list[str]:
+        mistakes: list[str] = []
+        for key, use in self.plan.uses.items():
+            try:
+                self._instances[key] = build_instance(use, self._load(use), self._reactor)
+                self._instances[key].check()
+            except MistakeError as error:
+                mistakes += error.mistakes
+        return mistakes
+
+    def _bind(self) -> list[str]:
+        failures: list[str] = []
+        for listener in self.plan.listeners:
+            label = f"{listener.use} {listener.protocol}"
+            try:
+                protocol = self._instances[listener.use].protocol(listener.protocol)
+            except Exception as error:  # noqa: BLE001  (a plugin's builder may raise anything)
+                failures.append(f"{label} cannot be built: {type(error).__name__}: {error}")
+                continue
+            if listener.address.kind == "stream":
+                protocol = self.guard.wrap(protocol, label)
+            else:
+                # Twisted's line for each protocol says less than ours for each listener.
+                protocol.noisy = False
+            opening = listen(self._reactor, listener.address, protocol)
+            opening.addCallback(self._opened)
+            opening.addErrback(self._not_opened, f"{label} cannot listen on {listener.address.text}", failures)
+            self._listening.append((listener, opening))
+        return failures
+
+    def _opened(self, listening: Listening) -> Listening:
+        self._open.append(listening)
+        return listening
+
+    def _not_opened(self, failure: Any, where: str, failures: list[str]) -> None:
+        failure.trap(ListenError)
+        line = f"{where}: {failure.value}"
+        if self.running:
+            # An endpoint that takes its time failed after start-up.
+            self._close_ports()
+            self._die(line)
+        else:
+            failures.append(line)
+
+    def startService(self) -> None:
+        """Start the services, and say what listens where."""
+        if not self._listening:
+            # twist starts services without a privileged start.
+            self.privilegedStartService()
+        mistakes: list[str] = []
+        for instance in self._instances.values():
+            try:
+                instance.start()
+            except MistakeError as error:
+                mistakes += error.mistakes
+            else:
+                self._started.append(instance)
+        if mistakes:
+            self._close_ports()
+            self._stop_instances()
+            raise _start_error(mistakes)
+        super().startService()
+        for warning in self._warnings:
+            _log.warn("{warning}", warning=warning)
+        for listener, opening in self._listening:
+            opening.addCallback(self._announce, listener)
+        DeferredList([opening for _, opening in self._listening]).addCallback(self._ready)
+        self._reactor.callWhenRunning(take_over, self._force)
+
+    def _announce(self, listening: Listening | None, listener: Listener) -> Listening | None:
+        for place in listening.places() if listening else ():
+            _log.info(
+                "{service} {protocol} listens on {place}",
+                service=listener.use,
+                protocol=listener.protocol,
+                place=place,
+            )
+        return listening
+
+    def _ready(self, _results: object) -> None:
+        if len(self._open) == len(self._listening):
+            _log.info("ready")
+
+    def stopService(self) -> Deferred[None]:
+        """Stop accepting, drain, stop the services. The Deferred fires when all is over; it never fails."""
+        for listening in self._open:
+            listening.take_waiting()
+        self._close_ports()
+        self._drain = Drain(self._reactor, self.guard, list(self._instances.items()), self.plan.drain)
+        self._drain.begin()
+        return self._drain.finished.addCallback(self._drained)
+
+    def _drained(self, summary: str) -> Any:
+        _log.info("stopped: {summary}", summary=summary)
+        self._stop_instances()
+        return super().stopService()
+
+    def _force(self) -> None:
+        if self._drain is not None:
+            self._reactor.callFromThread(self._drain.force)
+
+    def _close_ports(self) -> None:
+        while self._open:
+            self._open.pop().stop()
+
+    def _stop_instances(self) -> None:
+        while self._started:
+            instance = self._started.pop()
+            try:
+                instance.stop()
+            except Exception:  # noqa: BLE001  (one service's fault must not keep the others from stopping)
+                _log.failure("a service failed to stop")
