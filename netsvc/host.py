@@ -108,7 +108,7 @@ class Host(MultiService):
         if not mistakes:
             mistakes = self._bind()
         if mistakes:
-            self._close_ports()
+            self._abandon()
             raise _start_error(mistakes)
 
     def _build(self) -> list[str]:
@@ -150,7 +150,6 @@ class Host(MultiService):
         line = f"{where}: {failure.value}"
         if self.running:
             # An endpoint that takes its time failed after start-up.
-            self._close_ports()
             self._die(line)
         else:
             failures.append(line)
@@ -169,7 +168,7 @@ class Host(MultiService):
             else:
                 self._started.append(instance)
         if mistakes:
-            self._close_ports()
+            self._abandon()
             self._stop_instances()
             raise _start_error(mistakes)
         super().startService()
@@ -181,12 +180,12 @@ class Host(MultiService):
         self._reactor.callWhenRunning(take_over, self._force)
 
     def _announce(self, listening: Listening | None, listener: Listener) -> Listening | None:
-        for place in listening.places() if listening else ():
+        if listening:
             _log.info(
                 "{service} {protocol} listens on {place}",
                 service=listener.use,
                 protocol=listener.protocol,
-                place=place,
+                place=listening.place(),
             )
         return listening
 
@@ -198,23 +197,24 @@ class Host(MultiService):
         """Stop accepting, drain, stop the services. The Deferred fires when all is over; it never fails."""
         for listening in self._open:
             listening.take_waiting()
-        self._close_ports()
+        closing = DeferredList([listening.stop() for listening in self._open])
+        self._open.clear()
         self._drain = Drain(self._reactor, self.guard, list(self._instances.items()), self.plan.drain)
         self._drain.begin()
-        return self._drain.finished.addCallback(self._drained)
+        return self._drain.finished.addCallback(self._drained, closing)
 
-    def _drained(self, summary: str) -> Any:
+    def _drained(self, summary: str, closing: Deferred[Any]) -> Any:
         _log.info("stopped: {summary}", summary=summary)
         self._stop_instances()
-        return super().stopService()
+        return closing.addCallback(lambda _: super(Host, self).stopService()).addCallback(lambda _: None)
 
     def _force(self) -> None:
         if self._drain is not None:
             self._reactor.callFromThread(self._drain.force)
 
-    def _close_ports(self) -> None:
+    def _abandon(self) -> None:
         while self._open:
-            self._open.pop().stop()
+            self._open.pop().abandon()
 
     def _stop_instances(self) -> None:
         while self._started:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 
 class LoggedErrors(list[Any]):
@@ -28,12 +29,13 @@ def logged_errors() -> Iterator[LoggedErrors]:
     any_reactor: Any = reactor
     errors = LoggedErrors()
 
+    @implementer(ILogObserver)
     def observe(event: Any) -> None:
         if event.get("log_failure") is not None:
             errors.append(event["log_failure"])
 
     def leftovers() -> set[Any]:
-        internal = getattr(any_reactor, "_internalReaders", set())
+        internal: set[Any] = getattr(any_reactor, "_internalReaders", set())
         return (set(any_reactor.getReaders()) | set(any_reactor.getWriters())) - set(internal)
 
     calls, readers = set(any_reactor.getDelayedCalls()), leftovers()

@@ -1,0 +1,62 @@
+"""Explains why a port cannot be opened."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from netsvc.address import Address
+
+__all__ = ["explain"]
+
+_FIRST_UNPRIVILEGED_PORT = 1024
+
+
+def explain(error: Exception, address: Address) -> str:
+    """Say in one line why a port cannot be opened, and what to do about it."""
+    cause: Any = getattr(error, "socketError", error)
+    number = getattr(cause, "errno", None)
+    port: Any = getattr(error, "port", None) or address.port
+    if number == errno.EADDRINUSE:
+        what = address.arguments.get("path") or (f"port {port}" if isinstance(port, int) else port)
+        return f"{what} is in use{_holders(address, port)}; stop what uses it or choose another address"
+    if number in (errno.EACCES, errno.EPERM) and isinstance(port, int) and 0 < port < _FIRST_UNPRIVILEGED_PORT:
+        return (
+            f"port {port} is privileged; choose one from {_FIRST_UNPRIVILEGED_PORT} up, or start as root "
+            "with --uid and --gid, or grant CAP_NET_BIND_SERVICE"
+        )
+    if number == errno.EADDRNOTAVAIL:
+        reason = cause.strerror if cause.strerror.startswith("no address") else "this machine has no such address"
+        return f"{reason}; try 127.0.0.1, or a bare port for every interface"
+    if number == errno.ENOENT:
+        return "the directory of that path does not exist; create it first"
+    return str(getattr(cause, "strerror", None) or cause)
+
+
+def _holders(address: Address, port: Any) -> str:
+    """Name the addresses at which the system shows `port` in use; nothing where it does not tell."""
+    if not isinstance(port, int) or address.arguments.get("path"):
+        return ""
+    tables = ("tcp", "tcp6") if address.kind == "stream" else ("udp", "udp6")
+    state = "0A" if address.kind == "stream" else "07"
+    found: dict[str, None] = {}
+    for table in tables:
+        with suppress(OSError):
+            for row in Path("/proc/net", table).read_text("ascii").splitlines()[1:]:
+                _, local, _, status, *_ = row.split()
+                host, _, number = local.partition(":")
+                if int(number, 16) == port and status == state:
+                    found[f"{_proc_host(host)}:{port}"] = None
+    return f" at {', '.join(found)}" if found else ""
+
+
+def _proc_host(text: str) -> str:
+    # /proc/net writes an address as 32-bit words in the machine's byte order.
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    host = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+    return f"[{host}]" if ":" in host else host

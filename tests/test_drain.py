@@ -1,0 +1,149 @@
+"""A drain asks, waits, closes, aborts, and counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+
+from netsvc.drain import ABORT_GRACE, CLOSE_GRACE, Drain
+from netsvc.guard import Guard
+from tests.conftest import LoggedErrors
+
+
+class Transport(StringTransportWithDisconnection):
+    """A connection that ends when it is closed, when it is aborted, or not at all."""
+
+    ends_on = "close"
+    aborted = False
+
+    def loseWriteConnection(self) -> None:
+        if self.ends_on == "close":
+            self.loseConnection()
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        if self.ends_on == "abort":
+            self.loseConnection()
+
+
+class Instance:
+    def __init__(self, drain: Any = None) -> None:
+        self.asked = 0
+        self._drain = drain
+
+    def drain(self) -> Any:
+        self.asked += 1
+        return self._drain() if self._drain else None
+
+
+def connect(guard: Guard, label: str = "echo tcp", ends_on: str = "close") -> tuple[Protocol, Transport]:
+    protocol: Any = guard.wrap(Factory.forProtocol(Protocol), label).buildProtocol(None)  # type: ignore[arg-type]
+    transport = Transport()
+    transport.ends_on = ends_on
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    return protocol, transport
+
+
+def drain(guard: Guard, clock: Clock, *instances: Instance, seconds: float = 4.0) -> tuple[Drain, list[str]]:
+    drain = Drain(clock, guard, [(f"service{place}", each) for place, each in enumerate(instances)], seconds)  # type: ignore[misc]
+    summaries: list[str] = []
+    drain.finished.addCallback(summaries.append)
+    drain.begin()
+    return drain, summaries
+
+
+def test_with_nothing_open_it_is_over_at_once() -> None:
+    clock, instance = Clock(), Instance()
+    _, summaries = drain(Guard(), clock, instance)
+    assert summaries == ["no connection was open"]
+    assert instance.asked == 1
+    assert clock.getDelayedCalls() == []
+
+
+def test_it_waits_for_connections_to_end_by_themselves() -> None:
+    clock, guard = Clock(), Guard()
+    _, transport = connect(guard)
+    _, summaries = drain(guard, clock, Instance())
+    clock.advance(3.9)
+    assert summaries == []
+    transport.loseConnection()
+    assert summaries == ["1 connections ended by themselves"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_it_waits_for_every_service_to_answer() -> None:
+    clock, slow = Clock(), Deferred[None]()
+    _, summaries = drain(Guard(), clock, Instance(lambda: slow), Instance())
+    assert summaries == []
+    slow.callback(None)
+    assert summaries == ["no connection was open"]
+
+
+def test_a_service_that_never_answers_is_not_waited_for_for_ever() -> None:
+    clock = Clock()
+    _, summaries = drain(Guard(), clock, Instance(Deferred))
+    clock.pump([4.0, CLOSE_GRACE, ABORT_GRACE])
+    assert summaries == ["no connection was open"]
+
+
+def test_what_is_left_at_the_deadline_is_closed_then_aborted_and_counted() -> None:
+    clock, guard = Clock(), Guard()
+    transports = [connect(guard, "echo tcp", ends_on)[1] for ends_on in ("close", "abort", "never", "close")]
+    transports += [connect(guard, "chat line", "abort")[1]]
+    _, summaries = drain(guard, clock)
+    transports[3].loseConnection()
+    clock.advance(4)
+    assert not transports[0].connected
+    assert transports[1].connected
+    clock.advance(CLOSE_GRACE)
+    assert [transport.aborted for transport in transports] == [False, True, True, False, True]
+    assert summaries == []
+    clock.advance(ABORT_GRACE)
+    assert summaries == [
+        "1 connections ended by themselves; closed at the end of 4 s: 1 echo tcp; cut off: 1 chat line, 2 echo tcp"
+    ]
+    assert clock.getDelayedCalls() == []
+
+
+def test_closing_ends_it_when_all_connections_take_the_hint() -> None:
+    clock, guard = Clock(), Guard()
+    connect(guard)
+    _, summaries = drain(guard, clock, Instance(Deferred))
+    clock.advance(4)
+    assert summaries == ["0 connections ended by themselves; closed at the end of 4 s: 1 echo tcp"]
+
+
+def test_force_aborts_at_once() -> None:
+    clock, guard = Clock(), Guard()
+    _, transport = connect(guard, ends_on="abort")
+    started, summaries = drain(guard, clock, seconds=3600)
+    started.force()
+    assert transport.aborted
+    assert summaries == ["0 connections ended by themselves; cut off: 1 echo tcp"]
+    started.force()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_service_that_fails_to_drain_is_logged_and_stops_nothing(logged_errors: LoggedErrors) -> None:
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    asked = Instance()
+    _, summaries = drain(Guard(), Clock(), Instance(fail), asked)
+    assert summaries
+    assert asked.asked == 1
+    assert [str(failure.value) for failure in logged_errors.flush(RuntimeError)] == ["no"]
+
+
+def test_a_service_that_ends_its_connections_while_it_is_asked_is_waited_for() -> None:
+    clock, guard = Clock(), Guard()
+    _, transport = connect(guard)
+    later = Instance()
+    _, summaries = drain(guard, clock, Instance(transport.loseConnection), later)
+    assert summaries == ["1 connections ended by themselves"]
+    assert later.asked == 1

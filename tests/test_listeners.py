@@ -1,0 +1,277 @@
+"""Addresses become open ports, and failures become lines with a cure."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
+
+from netsvc.address import Address, parse_address
+from netsvc.faults import explain
+from netsvc.listeners import ListenError, Listening, check_address, listen
+from netsvc.sockets import adopt, bound_socket
+from tests.certificates import write_certificate
+from tests.conftest import LoggedErrors
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+def opened(text: str, kind: Any = "stream", reactor: Any = None) -> Listening:
+    protocol: Any = Factory.forProtocol(Protocol) if kind == "stream" else DatagramProtocol()
+    if kind == "stream":
+        protocol.noisy = False
+    results: list[Any] = []
+    listen(reactor or _reactor(), parse_address(text, kind), protocol).addBoth(results.append)
+    [result] = results
+    if not isinstance(result, Listening):
+        result.raiseException()
+    assert isinstance(result, Listening)
+    return result
+
+
+def refusal(text: str, kind: Any = "stream") -> str:
+    with pytest.raises(ListenError) as raised:
+        opened(text, kind)
+    return str(raised.value)
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_bare_port_serves_ipv4_and_ipv6_on_one_free_port() -> Any:
+    for kind in ("stream", "datagram"):
+        listening = opened("0", kind)
+        star, _, port = listening.place().rpartition(":")
+        assert star == "*"
+        assert int(port) > 0
+        yield listening.stop()
+
+
+@pytest_twisted.inlineCallbacks
+def test_places_are_named_with_their_real_ports(tmp_path: Path) -> Any:
+    for text, kind, expected in (
+        ("127.0.0.1:0", "stream", "127.0.0.1:"),
+        ("[::1]:0", "stream", "[::1]:"),
+        ("[::]:0", "stream", "[::]:"),
+        ("localhost:0", "datagram", ""),
+        ("udp6:0", "datagram", "[::]:"),
+        (f"unix:{tmp_path}/stream", "stream", f"{tmp_path}/stream"),
+        (f"unixgram:{tmp_path}/gram", "datagram", f"{tmp_path}/gram"),
+    ):
+        listening = opened(text, kind)
+        assert listening.place().startswith(expected), text
+        yield listening.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_bare_port_leaves_no_room_for_a_second_listener_of_either_ip_version() -> Any:
+    listening = opened("0")
+    port = listening.place().rpartition(":")[2]
+    for text in (port, f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert f"port {port} is in use at [::]:{port}" in refusal(text)
+    yield listening.stop()
+
+
+def test_a_machine_without_ipv6_serves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_ipv6", False)
+    with bound_socket(parse_address("0", "stream")) as bound:
+        assert bound.family == socket.AF_INET
+
+    class NoIpv6(socket.socket):
+        def bind(self, place: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "no")
+            super().bind(place)
+
+    monkeypatch.setattr(socket, "has_ipv6", True)
+    monkeypatch.setattr(socket, "socket", NoIpv6)
+    with bound_socket(parse_address("0", "stream")) as bound:
+        assert bound.family == socket.AF_INET
+
+
+def test_a_machine_without_any_address_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing(socket.socket):
+        def bind(self, place: Any) -> None:
+            raise OSError(errno.EADDRNOTAVAIL, "no")
+
+    monkeypatch.setattr(socket, "socket", Nothing)
+    with pytest.raises(OSError, match="no address is known"):
+        bound_socket(parse_address("0", "datagram"))
+
+
+def test_a_port_that_is_gone_before_the_reactor_runs_leaves_no_socket_file(tmp_path: Path) -> None:
+    listening = [opened(f"unix:{tmp_path}/stream"), opened(f"unixgram:{tmp_path}/gram", "datagram"), opened("0")]
+    assert len(list(tmp_path.iterdir())) == 3
+    for each in listening:
+        each.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_of_an_endpoint_plugin_is_stopped_as_it_can_be() -> None:
+    class Port:
+        stopped = 0
+
+        def stopListening(self) -> None:
+            self.stopped += 1
+
+    port: Any = Port()
+    Listening(port).abandon()
+    assert port.stopped == 1
+
+
+def test_a_port_that_fails_to_close_is_logged(logged_errors: LoggedErrors) -> None:
+    class Port:
+        def stopListening(self) -> None:
+            raise OSError("stuck")
+
+    port: Any = Port()
+    results: list[object] = []
+    Listening(port).stop().addBoth(results.append)
+    assert results == [None]
+    assert len(logged_errors.flush(OSError)) == 1
+
+
+@pytest_twisted.inlineCallbacks
+def test_the_file_of_a_dead_datagram_socket_is_taken_over_and_a_living_one_is_not(tmp_path: Path) -> Any:
+    path = tmp_path / "gram"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+        dead.bind(str(path))
+    listening = opened(f"unixgram:{path}:mode=600", "datagram")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert refusal(f"unixgram:{path}", "datagram") == (f"{path} is in use; stop what uses it or choose another address")
+    yield listening.stop()
+    path.write_text("not a socket")
+    assert "is in use" in refusal(f"unixgram:{path}", "datagram")
+    assert path.read_text() == "not a socket"
+
+
+@pytest_twisted.inlineCallbacks
+def test_connections_that_wait_are_taken_before_the_port_closes() -> Any:
+    built: list[object] = []
+
+    class Counting(Factory):
+        noisy = False
+
+        def buildProtocol(self, addr: object) -> None:
+            built.append(addr)
+
+    results: list[Any] = []
+    listen(_reactor(), parse_address("127.0.0.1:0", "stream"), Counting()).addCallback(results.append)
+    with socket.create_connection(("127.0.0.1", int(results[0].place().rpartition(":")[2]))):
+        results[0].take_waiting()
+        assert len(built) == 1
+    yield results[0].stop()
+
+
+def test_endpoints_get_a_long_backlog_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    reactor = MemoryReactorClock()
+    opened("tcp:1", reactor=reactor)
+    opened("tcp:2:backlog=7", reactor=reactor)
+    opened(f"unix:{tmp_path}/x", reactor=reactor)
+    assert [each[2] for each in reactor.tcpServers] == [4096, 7]
+    assert [each[2] for each in reactor.unixServers] == [4096]
+
+
+def test_an_endpoint_is_checked_without_opening_it(tmp_path: Path) -> None:
+    key, certificate = write_certificate(tmp_path, "localhost")
+    for good in ("9001", "tcp:9001", f"unix:{tmp_path}/x", f"ssl:443:privateKey={key}:certKey={certificate}"):
+        check_address(parse_address(good, "stream"))
+    for bad, reason in (
+        ("wrong:1:2", "Unknown endpoint type: 'wrong'"),
+        ("tcp:1:colour=red", "wrong arguments for tcp: "),
+        (f"ssl:443:privateKey={tmp_path}/none.pem:certKey={certificate}", "none.pem"),
+        (f"ssl:443:privateKey={certificate}:certKey={certificate}", "Error"),
+        ("systemd:domain=INET:index=0", "systemd passed no socket 0; is it run by a .socket unit?"),
+        ("systemd:domain=INET:name=web", "systemd passed no socket web"),
+        ("systemd:domain=INET", "Specify exactly one"),
+    ):
+        with pytest.raises(ValueError, match="") as raised:
+            check_address(parse_address(bad, "stream"))
+        assert reason in str(raised.value), bad
+        assert len(str(raised.value).splitlines()) == 1
+    check_address(parse_address("9001", "datagram"))
+    for bad, reason in (
+        ("systemd:domain=NONE:index=0", "needs domain=INET, INET6 or UNIX"),
+        ("systemd:domain=INET:index=0", "systemd passed no socket 0"),
+        ("systemd:domain=INET:index=zero", "systemd passed no socket zero"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            check_address(parse_address(bad, "datagram"))
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_unix_datagram_socket_bound_by_somebody_else_is_adopted(tmp_path: Path) -> Any:
+    arrived: Deferred[bytes] = Deferred()
+
+    class Receiver(DatagramProtocol):
+        noisy = False
+
+        def datagramReceived(self, data: bytes, addr: object) -> None:
+            arrived.callback(data)
+
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bound.bind(str(tmp_path / "gram"))
+    port = adopt(_reactor(), bound, Receiver())
+    assert Listening(port).place() == str(tmp_path / "gram")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", str(tmp_path / "gram"))
+    assert (yield arrived) == b"hello"
+    yield Listening(port).stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "kind", "expected"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "80", "stream", "port 80 is privileged; choose one from"),
+        (PermissionError(errno.EACCES, "Permission denied"), "unix:/root/x", "stream", "Permission denied"),
+        (OSError(errno.EADDRNOTAVAIL, "Cannot assign"), "192.0.2.1:9", "stream", "this machine has no such address"),
+        (OSError(errno.ENOENT, "No such file"), "unixgram:/no/x", "datagram", "the directory of that path does not"),
+        (
+            CannotListenError(None, "/x", OSError(errno.EADDRINUSE, "in use")),
+            "unix:/x",
+            "stream",
+            "/x is in use; stop what uses it",
+        ),
+        (ValueError("odd"), "9001", "stream", "odd"),
+    ],
+)
+def test_a_failure_is_explained(error: Exception, text: str, kind: Any, expected: str) -> None:
+    assert explain(error, parse_address(text, kind)).startswith(expected)
+
+
+def test_the_holder_of_a_port_is_named_for_streams_and_datagrams() -> None:
+    with socket.socket(socket.AF_INET6) as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        stream.bind(("::1", 0))
+        stream.listen()
+        datagram.bind(("127.0.0.1", 0))
+        port = stream.getsockname()[1]
+        assert refusal(f"[::1]:{port}").startswith(f"port {port} is in use at [::1]:{port}; ")
+        port = datagram.getsockname()[1]
+        assert refusal(f"127.0.0.1:{port}", "datagram").startswith(f"port {port} is in use at 127.0.0.1:{port}; ")
+
+
+def test_a_name_that_cannot_be_resolved_is_said_to_be_one() -> None:
+    assert "no address is known for " in refusal("no-such-host.invalid:9")
+    assert "no address is known for a..b (not a host name)" in refusal("a..b:9")
+
+
+def test_without_proc_the_holder_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *arguments: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, os.fspath(path))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    address = Address("9001", "stream", "inet", None, 9001)
+    error = OSError(errno.EADDRINUSE, "in use")
+    assert explain(error, address) == "port 9001 is in use; stop what uses it or choose another address"

@@ -1,0 +1,265 @@
+"""The product as users run it: real processes, real sockets, real signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import write_certificate
+from tests.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_all, read_exactly, run, twistd
+
+
+def test_echo_and_reply_serve_streams_and_datagrams_of_both_ip_versions_in_one_process() -> None:
+    with Server.twistd("--tcp", "0", "--udp", "0", "--reply", "0", "--reply-udp", "0") as server:
+        for host in ("127.0.0.1", "::1"):
+            with connect(server.port("echo tcp"), host) as stream:
+                stream.sendall(b"\x00\xff hello")
+                assert read_exactly(stream, 8) == b"\x00\xff hello"
+            with datagrams(server.port("echo udp"), host) as socket_:
+                for data in (b"hello", b"", b"x" * 65507 if host == "127.0.0.1" else b"x" * 65487):
+                    socket_.send(data)
+                    assert socket_.recv(65536) == data
+            with connect(server.port("reply tcp"), host) as stream:
+                stream.sendall(b"anything")
+                assert read_exactly(stream, 18) == b"hello, tcp client!"
+            with datagrams(server.port("reply udp"), host) as socket_:
+                socket_.send(b"anything that is long enough")
+                assert socket_.recv(100) == b"i am udp,i got it"
+
+
+def test_addresses_repeat_in_every_form(tmp_path: Path) -> None:
+    key, certificate = write_certificate(tmp_path, "localhost")
+    streams = ["127.0.0.1:0", "[::1]:0", "tcp:0:interface=127.0.0.1", "tcp6:0:interface=\\:\\:1"]
+    words = [word for address in streams for word in ("--tcp", address)]
+    words += ["--tcp", f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1"]
+    words += ["--tcp", f"unix:{tmp_path}/echo.sock", "--udp", f"unixgram:{tmp_path}/echo.gram:mode=600"]
+    words += ["--udp", "udp:0:interface=127.0.0.1", "--udp", "udp6:0:interface=\\:\\:1", "--udp", "localhost:0"]
+    with Server.twistd(*words) as server:
+        for place, host in enumerate(("127.0.0.1", "::1", "127.0.0.1", "::1")):
+            with connect(server.port("echo tcp", place), host) as stream:
+                stream.sendall(b"hello")
+                assert read_exactly(stream, 5) == b"hello"
+        context = ssl.create_default_context(cafile=str(certificate))
+        with context.wrap_socket(connect(server.port("echo tcp", 4)), server_hostname="localhost") as stream:
+            stream.sendall(b"hello")
+            assert stream.recv(5) == b"hello"
+        for place, host in enumerate(("127.0.0.1", "::1", "127.0.0.1")):
+            with datagrams(server.port("echo udp", place), host) as socket_:
+                socket_.send(b"hello")
+                assert socket_.recv(100) == b"hello"
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(PATIENCE)
+            stream.connect(f"{tmp_path}/echo.sock")
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as socket_:
+            socket_.settimeout(PATIENCE)
+            socket_.bind(f"{tmp_path}/client.gram")
+            socket_.sendto(b"x" * 100_000, f"{tmp_path}/echo.gram")
+            assert socket_.recv(200_000) == b"x" * 100_000
+        assert (tmp_path / "echo.gram").stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.iterdir()} >= {"client.gram"}
+    assert not (tmp_path / "echo.sock").exists()
+    assert not (tmp_path / "echo.gram").exists()
+
+
+_AS_SYSTEMD = """\
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_systemd_hands_over_streams_and_datagrams(tmp_path: Path) -> None:
+    stream, datagram, unix = socket.socket(), socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX, 2)
+    with stream, datagram, unix:
+        stream.bind(("127.0.0.1", 0))
+        stream.listen()
+        datagram.bind(("127.0.0.1", 0))
+        unix.bind(str(tmp_path / "gram"))
+        # systemd passes descriptors from 3 on.
+        script = "import os, sys\nfor place, number in enumerate(sys.argv.pop(1).split(',')):\n"
+        script += "    os.dup2(int(number), 3 + place)\n" + _AS_SYSTEMD
+        numbers = [stream.fileno(), datagram.fileno(), unix.fileno()]
+        high = [os.dup2(number, 40 + place) for place, number in enumerate(numbers)]
+        command = [sys.executable, "-c", script, ",".join(map(str, high)), TWISTD, "-n", "--pidfile=", "netsvc"]
+        command += ["--tcp", "systemd:domain=INET:index=0", "--udp", "systemd:domain=INET:name=datagrams"]
+        command += ["--udp", "systemd:domain=UNIX:name=gram"]
+        server = Server(command, env={"LISTEN_FDS": "3", "LISTEN_FDNAMES": "streams:datagrams:gram"}, pass_fds=high)
+        for number in high:
+            os.close(number)
+        with server:
+            server.wait_for("ready$")
+            with connect(stream.getsockname()[1]) as connection:
+                connection.sendall(b"hello")
+                assert read_exactly(connection, 5) == b"hello"
+            with datagrams(datagram.getsockname()[1]) as client:
+                client.send(b"hello")
+                assert client.recv(100) == b"hello"
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+                client.settimeout(PATIENCE)
+                client.bind(str(tmp_path / "client"))
+                client.sendto(b"hello", str(tmp_path / "gram"))
+                assert client.recv(100) == b"hello"
+
+
+def test_systemd_addresses_without_systemd_say_so() -> None:
+    ended = twistd("-n", "--pidfile=", "netsvc", "--tcp", "systemd:domain=INET:index=0", "--udp", "systemd:INET:name=x")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "netsvc: --tcp systemd:domain=INET:index=0: systemd passed no socket 0; is it run by a .socket unit?",
+        "netsvc: --udp systemd:INET:name=x: systemd passed no socket x; is it run by a .socket unit?",
+    ]
+
+
+def test_nothing_starts_when_one_port_cannot_be_opened_and_every_failure_has_its_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = ["--tcp", f"unix:{tmp_path}/echo.sock", "--udp", f"unixgram:{tmp_path}/gram", "--tcp", str(port)]
+        words += ["--reply", "192.0.2.1:9", "--files", "0", "--files-root", f"{tmp_path}/missing"]
+        ended = twistd("-n", f"--pidfile={tmp_path}/pid", "netsvc", *words)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stdout + ended.stderr
+    # What a service finds wrong is found before a port is tried.
+    assert len(ended.stderr.splitlines()) == 1
+    assert "missing" in ended.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = ["--tcp", f"unix:{tmp_path}/echo.sock", "--udp", f"unixgram:{tmp_path}/gram", "--tcp", str(port)]
+        ended = twistd("-n", f"--pidfile={tmp_path}/pid", "netsvc", *words, "--reply", "192.0.2.1:9")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        f"netsvc: echo tcp cannot listen on {port}: port {port} is in use at 127.0.0.1:{port}; "
+        "stop what uses it or choose another address",
+        "netsvc: reply tcp cannot listen on 192.0.2.1:9: this machine has no such address; "
+        "try 127.0.0.1, or a bare port for every interface",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_privileged_port_needs_root_and_uid_sheds_it() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with Server.twistd("--tcp", "127.0.0.1:0", before=["--uid", "65534", "--gid", "65534"]) as server:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        assert re.search(r"^Uid:\s+65534\s+65534", status, re.M)
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+
+
+def test_a_terminated_server_drains_and_says_what_it_cut() -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0", "--drain", "0.3") as server:
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for("draining: 1 connection")
+            # Repeats change nothing, and what is said while it drains is still answered.
+            server.process.send_signal(signal.SIGTERM)
+            stream.sendall(b"world")
+            assert read_exactly(stream, 5) == b"world"
+            assert read_all(stream) == b""
+        assert server.wait() == -signal.SIGTERM
+        assert "closed at the end of 0.3 s: 1 echo tcp" in server.log
+        assert "Traceback" not in server.log
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0", "--drain", "3600") as server:
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+            server.process.send_signal(signal.SIGINT)
+            server.wait_for("draining")
+            assert server.stop(signal.SIGINT) == -signal.SIGINT
+        assert "cut off: 1 echo tcp" in server.log
+
+
+def test_a_daemon_that_cannot_start_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = twistd(
+            f"--pidfile={tmp_path}/pid", f"--logfile={tmp_path}/log", "netsvc", "--tcp", str(taken.getsockname()[1])
+        )
+    assert ended.returncode == 1
+    assert "is in use" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "pid").exists()
+
+
+def test_twist_runs_it_as_well() -> None:
+    twist = str(Path(TWISTD).with_name("twist"))
+    with Server([twist, "--log-format=text", "netsvc", "--tcp", "127.0.0.1:0"]) as server:
+        server.wait_for("ready$")
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+
+
+def test_every_service_is_a_command_of_its_own() -> None:
+    with Server.twistd("127.0.0.1:0", "--udp", "127.0.0.1:0", plugin="netsvc-echo") as server:
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+    listed = twistd("--help").stdout
+    for name in ("netsvc", "netsvc-echo", "netsvc-reply", "netsvc-chat", "netsvc-files"):
+        assert re.search(rf"^    {name}\s", listed, re.M), listed
+
+
+def test_a_class_is_served_straight_from_a_file_or_a_module(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from twisted.internet.protocol import DatagramProtocol, Factory, Protocol\n"
+        "class Upper(Protocol):\n"
+        "    def dataReceived(self, data):\n"
+        "        self.transport.write(data.upper())\n"
+        "class Back(DatagramProtocol):\n"
+        "    def datagramReceived(self, data, addr):\n"
+        "        self.transport.write(data[::-1], addr)\n"
+        "factory = Factory.forProtocol(Upper)\n"
+    )
+    words = ["--serve", f"{tmp_path}/mine.py:Upper=127.0.0.1:0", "--serve", "mine:Back=127.0.0.1:0"]
+    command = [TWISTD, "-n", "--pidfile=", "netsvc", *words, "--serve", "mine:factory=tcp:0:interface=127.0.0.1"]
+    with Server(command, cwd=tmp_path) as server:
+        server.wait_for("ready$")
+        for label in (f"{tmp_path}/mine.py:Upper stream", "mine:factory stream"):
+            with connect(server.port(re.escape(label))) as stream:
+                stream.sendall(b"hello")
+                assert read_exactly(stream, 5) == b"HELLO"
+        with datagrams(server.port("mine:Back datagram")) as socket_:
+            socket_.send(b"hello")
+            assert socket_.recv(100) == b"olleh"
+
+
+def test_help_imports_no_service_and_no_reactor() -> None:
+    script = (
+        "import sys\n"
+        "from twisted.application.app import ServerOptions\n"
+        "str(ServerOptions())\n"
+        "print([n for n in sys.modules if n.startswith('netsvc.services') or n == 'twisted.internet.reactor'])\n"
+    )
+    assert run(sys.executable, "-c", script, cwd=ROOT).stdout.splitlines()[-1] == "[]"
+
+
+def test_the_reactor_of_the_users_choice_is_used() -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0", before=["--reactor", "poll"]) as server:
+        assert "PollReactor" in server.log
+
+
+@pytest.mark.parametrize("arguments", [("netsvc",), ("netsvc-chat",)])
+def test_nothing_to_run_is_said_with_examples(arguments: tuple[str, ...]) -> None:
+    ended = twistd("-n", "--pidfile=", *arguments)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("netsvc: nothing to run; for example: netsvc")
+    assert len(ended.stderr.splitlines()) == 1
