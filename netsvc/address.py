@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from netsvc.interfaces import Kind
+from netsvc.text import is_unsafe
 
 __all__ = ["Address", "parse_address"]
 
@@ -20,9 +21,10 @@ _FORMS: Mapping[Kind, str] = {
     "stream": "a port, HOST:PORT, [IPv6]:PORT, or an endpoint (tcp:PORT, unix:PATH, ssl:PORT:…, systemd:…)",
     "datagram": "a port, HOST:PORT, [IPv6]:PORT, udp:PORT[:interface=ADDR], udp6:…, unixgram:PATH or systemd:…",
 }
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)")
-_SCHEME = re.compile(r"[a-z][a-z0-9]*(?=:)")
-_UNESCAPED_COLON = re.compile(r"(?<!\\)(?:\\\\)*:")
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d+)")
+_SCHEME = re.compile(r"[a-z][a-z0-9]*(?=:.)")
+#: Twisted's own. Those of an endpoint plugin are not known here; `name:9001` is a host for them.
+_STREAM_SCHEMES = {"haproxy", "ssl", "stdio", "systemd", "tcp", "tcp6", "tls", "unix"}
 _DATAGRAM_SCHEMES = {
     "udp": {"port", "interface"},
     "udp6": {"port", "interface"},
@@ -49,27 +51,36 @@ class Address:
     arguments: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def _port(text: str, kind: Kind) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) > _HIGHEST_PORT:
+def _port(text: str) -> int:
+    # The length first: Python refuses to read a number of thousands of digits, with words of its own.
+    if not (text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= 5 and int(text[-5:]) <= _HIGHEST_PORT):
         raise ValueError(f"a port is a number from 0 to {_HIGHEST_PORT}")
-    return int(text)
+    return int(text[-5:])
 
 
 def _endpoint_arguments(text: str) -> tuple[list[str], dict[str, str]]:
-    r"""Split an endpoint string at its colons, as Twisted does: `\:` is a colon, `\\` a backslash."""
-    words, word, characters = [], "", iter(text)
+    r"""Split an endpoint string at its colons, as Twisted does; `\:`, `\=` and `\\` stand for themselves."""
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    name: str | None = None
+    word, characters = "", iter(f"{text}:")
     for character in characters:
         if character == "\\":
-            word += next(characters, "")
-        elif character == ":":
-            words.append(word)
-            word = ""
-        else:
+            word += next(characters)
+        elif character == "=" and name is None:
+            # Twisted reads `a=b` as a named argument wherever it stands.
+            name, word = word, ""
+        elif character != ":":
             word += character
-    words.append(word)
-    # Twisted reads `a=b` as a named argument wherever it stands.
-    positional = [word for word in words if "=" not in word]
-    return positional, dict(word.split("=", 1) for word in words if "=" in word)
+        else:
+            if name is None:
+                positional.append(word)
+            else:
+                named[name] = word
+            name, word = None, ""
+    if word:
+        raise ValueError("a backslash stands before another character")
+    return positional, named
 
 
 def _datagram_endpoint(text: str, scheme: str) -> Address:
@@ -89,36 +100,48 @@ def _datagram_endpoint(text: str, scheme: str) -> Address:
         host = arguments.get("interface") or ("::" if scheme == "udp6" else "0.0.0.0")
         if ipaddress.ip_address(host.partition("%")[0]).version != (6 if scheme == "udp6" else 4):
             raise ValueError(f"{host} is no {'IPv6' if scheme == 'udp6' else 'IPv4'} address")
-        return Address(text, "datagram", "inet", host, _port(arguments.get("port", ""), "datagram"))
+        return Address(text, "datagram", "inet", host, _port(arguments.get("port", "")))
     if scheme == "unixgram" and not arguments.get("path"):
         raise ValueError("unixgram: needs a path")
     if scheme == "unixgram" and not re.fullmatch(r"[0-7]{3,4}", arguments.get("mode", "666")):
         raise ValueError("mode is an octal number such as 660")
     if scheme == "systemd" and ("index" in arguments) == ("name" in arguments):
         raise ValueError("systemd: needs domain and either index or name")
+    if scheme == "systemd" and not re.fullmatch("[0-9]{1,4}", arguments.get("index", "0")):
+        raise ValueError("index is the place of a socket among those that systemd passes, from 0")
     return Address(text, "datagram", scheme, arguments=arguments)
+
+
+def _stream_endpoint(text: str, scheme: str) -> Address:
+    if scheme in ("tcp", "tcp6"):
+        positional, arguments = _endpoint_arguments(text)
+        _port(arguments.get("port") or "".join(positional[1:2]))
+    return Address(text, "stream", scheme)
 
 
 def parse_address(text: str, kind: Kind) -> Address:
     """Read an address for a stream or a datagram listener. Raises `ValueError` with the accepted forms."""
     text = text.strip()
     try:
+        if any(map(is_unsafe, text)):
+            raise ValueError("an address has no control characters")
         if text.isascii() and text.isdecimal():
-            return Address(text, kind, "inet", None, _port(text, kind))
-        if match := _HOST_PORT.fullmatch(text):
-            scheme = match["host"] if kind == "stream" and match["host"] in ("tcp", "tcp6") else None
-            if scheme is None and match["host"] not in _DATAGRAM_SCHEMES:
-                host = match["v6"] or match["host"]
-                if match["v6"]:
-                    ipaddress.IPv6Address(host)
-                return Address(text, kind, "inet", host, _port(match["port"], kind))
-        if kind == "datagram" and text.partition(":")[0] in _DATAGRAM_SCHEMES and ":" in text:
-            return _datagram_endpoint(text, text.partition(":")[0])
-        if kind == "stream" and (found := _SCHEME.match(text)) and text != found[0] + ":":
-            if found[0] in ("tcp", "tcp6"):
-                positional, arguments = _endpoint_arguments(text)
-                _port(arguments.get("port") or "".join(positional[1:2]), kind)
-            return Address(text, kind, found[0])
+            return Address(text, kind, "inet", None, _port(text))
+        own, others = _STREAM_SCHEMES, set(_DATAGRAM_SCHEMES)
+        if kind == "datagram":
+            own, others = others, own
+        found = _SCHEME.match(text)
+        scheme = found[0] if found else ""
+        if scheme in others - own:
+            raise ValueError(f"{scheme}: is not for {kind}s")
+        if scheme not in own and (match := _HOST_PORT.fullmatch(text)):
+            if match["v6"]:
+                ipaddress.IPv6Address(match["v6"])
+            return Address(text, kind, "inet", match["v6"] or match["host"], _port(match["port"]))
+        if kind == "datagram" and scheme in own:
+            return _datagram_endpoint(text, scheme)
+        if kind == "stream" and scheme not in ("", "inet"):
+            return _stream_endpoint(text, scheme)
     except ValueError as error:
         raise ValueError(f"{error}; an address is {_FORMS[kind]}") from None
     raise ValueError(f"an address is {_FORMS[kind]}")

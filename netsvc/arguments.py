@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -72,14 +73,20 @@ class _Reader:
         if self.alone is not None:
             self._listen(self.alone, "", word, word)
         else:
-            self.mistakes.append(f"{escape(word)}: what is that? Write --<service> ADDRESS, such as --tcp 9001")
+            self.mistakes.append(
+                f"{escape(word) or 'an empty word'}: what is that? Write --<service> ADDRESS, such as --tcp 9001"
+            )
 
     def _split(self, name: str) -> tuple[str, str] | None:
         """Split an option's name into the service's name and what follows it."""
         if self.alone is not None:
             return self.alone, name
         name = SHORTHANDS.get(name, name)
-        services = [service for service in self.catalogue.services if name == service or name.startswith(service + "-")]
+        services = [
+            service
+            for service in self.catalogue.services
+            if name == service or (name.startswith(f"{service}-") and name != f"{service}-")
+        ]
         if not services:
             return None
         service = max(services, key=len)
@@ -138,10 +145,13 @@ class _Reader:
             self.mistakes.append(f"--{escape(name)}: {key} has no protocol and no option of that name{hint}")
 
     def _read_drain(self, value: str | None) -> None:
+        if value is None:
+            self.mistakes.append("--drain needs a value")
+            return
         try:
             self.drain = seconds(0, _LONGEST_DRAIN)(value)
         except ValueError as error:
-            self.mistakes.append(f"--drain {escape(value or '')}: {error}")
+            self.mistakes.append(f"--drain {escape(value)}: {error}")
 
     def _serve(self, value: str | None) -> None:
         reference, equals, address = (value or "").partition("=")
@@ -179,9 +189,9 @@ class _Reader:
         """Judge what only the whole shows."""
         for key, settings in self._settings.items():
             if key not in self.uses:
+                cure = "an ADDRESS" if self.alone else f"--{key} ADDRESS"
                 self.mistakes += [
-                    f"--{self._written(key, name)} is set, but {key} listens nowhere: add --{key} ADDRESS"
-                    for name in settings
+                    f"--{self._written(key, name)} is set, but {key} listens nowhere: add {cure}" for name in settings
                 ]
         for key, use in self.uses.items():
             self.uses[key] = ServiceUse(use.service, self._settings.get(key, {}), use.adhoc)
@@ -220,4 +230,5 @@ def _overlap(one: Address, other: Address) -> bool:
         return False
     if one.scheme == other.scheme == "inet" and one.port:
         return one.port == other.port and (one.host == other.host or one.host is None or other.host is None)
-    return one.scheme != "inet" and one.text == other.text and not one.text.startswith(("tcp:0", "tcp6:0"))
+    # Port 0 is another one each time.
+    return one.scheme != "inet" and one.text == other.text and not re.search("[:=]0+(:|$)", one.text)

@@ -51,10 +51,11 @@ class AnsweringProtocol(DatagramProtocol):
         # The peer of a UNIX socket is its path, and None when it has none and so cannot be answered.
         if not address or (type(address) is tuple and address[1] in self.core.refused_ports):
             return
+        answer = self.answer(data)
+        if answer is None:
+            return
         try:
-            answer = self.answer(data)
-            if answer is not None:
-                self.transport.write(answer, address)
+            self.transport.write(answer, address)
         except (OSError, MessageLengthError):
             self.dropped += 1
 

@@ -17,9 +17,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.interfaces import IProtocolFactory
-from twisted.internet.protocol import AbstractDatagramProtocol, BaseProtocol
-from twisted.plugin import CachedDropin, getCache
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.protocol import AbstractDatagramProtocol
+from twisted.plugin import CachedDropin, CachedPlugin, getCache
 from twisted.python.modules import getModule
 
 from netsvc.errors import PluginError
@@ -30,6 +30,9 @@ from netsvc.text import escape
 __all__ = ["Catalogue", "Found", "adhoc_service", "discover"]
 
 GROUP = "netsvc.services"
+
+#: What somebody else's module may raise while it is imported; a script without `if __name__` exits.
+_ANYTHING = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Found:
             loaded = self.source.load()
             # Instances by a plugin file point to their declaration; an entry point may name either.
             service = loaded.load() if isinstance(loaded, ServicePlugin) else loaded
-        except Exception as error:
+            if INetworkService.providedBy(service):
+                # What every use of a service asks first.
+                service.options(), next(iter(service.protocols))
+        except _ANYTHING as error:
             raise PluginError(
                 [f"service {self.name} does not load: {describe(error)} (from {self.origin}); mend or uninstall it"]
             ) from error
@@ -66,14 +72,14 @@ class Found:
         return service
 
 
-_OUR_FRAMES = (__file__, ServicePlugin.load.__code__.co_filename)
+_NOT_THE_AUTHORS = (__file__, ServicePlugin.load.__code__.co_filename, str(Path(importlib.__file__).parent), "<frozen ")
 
 
 def describe(error: BaseException) -> str:
     """Name an error and its place in one line, for one who must mend the file it came from."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     # The innermost frame outside the import machinery is where the author has to look.
-    own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename not in _OUR_FRAMES]
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_AUTHORS)]
     place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f" at {error.filename}:{error.lineno}"
@@ -133,8 +139,13 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
 
 
-def _from_entry_points() -> Iterator[Found]:
-    for point in entry_points(group=GROUP):
+def _from_entry_points(problems: list[str]) -> Iterator[Found]:
+    try:
+        points = entry_points(group=GROUP)
+    except Exception as error:  # noqa: BLE001  (one malformed file among all that are installed)
+        problems.append(f"no entry point can be read: {describe(error)}; mend the entry_points.txt that is malformed")
+        return
+    for point in points:
         yield Found(point.name, _entry_point_origin(point), point.value.replace(" ", ""), point)
 
 
@@ -152,18 +163,30 @@ def _from_plugin_files(problems: list[str]) -> Iterator[Found]:
         if module.name.rpartition(".")[2] not in cache:
             try:
                 module.load()
-            except Exception as error:  # noqa: BLE001  (a plugin's module may raise anything)
-                problems.append(
-                    f"plugin file {module.filePath.path} does not load: {describe(error)}; mend or remove it"
-                )
+            except _ANYTHING as error:
+                problems.append(_broken_file(module.filePath.path, error))
     for dropin in cache.values():
         for plugin in dropin.plugins:
             if not any(provided.isOrExtends(INetworkService) for provided in plugin.provided):
                 continue
-            loaded = plugin.load()
-            path = sys.modules[dropin.moduleName].__file__
-            target = loaded.target if isinstance(loaded, ServicePlugin) else f"{dropin.moduleName}:{plugin.name}"
-            yield Found(loaded.name, str(path), target, _Loaded(loaded), loaded.description)
+            try:
+                found = _from_plugin(dropin, plugin)
+            except _ANYTHING as error:
+                # The cache is newer than the file, but what the file imports is gone.
+                problems.append(_broken_file(dropin.moduleName, error))
+            else:
+                yield found
+
+
+def _from_plugin(dropin: CachedDropin, plugin: CachedPlugin) -> Found:
+    loaded = plugin.load()
+    path = sys.modules[dropin.moduleName].__file__
+    target = loaded.target if isinstance(loaded, ServicePlugin) else f"{dropin.moduleName}:{plugin.name}"
+    return Found(loaded.name, str(path), target, _Loaded(loaded), loaded.description)
+
+
+def _broken_file(file: str, error: BaseException) -> str:
+    return f"plugin file {file} does not load: {describe(error)}; mend or remove it"
 
 
 @dataclass(frozen=True)
@@ -181,7 +204,7 @@ def discover() -> Catalogue:
     catalogue = Catalogue()
     for found in _from_plugin_files(catalogue.problems):
         catalogue.add(found)
-    for found in _from_entry_points():
+    for found in _from_entry_points(catalogue.problems):
         catalogue.add(found)
     return catalogue
 
@@ -222,14 +245,14 @@ def adhoc_service(reference: str) -> Service:
         source = _import_target(target)
         for part in name.split("."):
             source = getattr(source, part)
-    except Exception as error:
+    except _ANYTHING as error:
         raise PluginError([f"--serve {reference} does not load: {describe(error)}"]) from error
     label = "serve"
     is_class = isinstance(source, type)
     if isinstance(source, AbstractDatagramProtocol) or (is_class and issubclass(source, AbstractDatagramProtocol)):
         return Service(label, reference, datagrams={"datagram": source})
     if IProtocolFactory.providedBy(source) or (
-        is_class and (issubclass(source, BaseProtocol) or IProtocolFactory.implementedBy(source))
+        is_class and (IProtocol.implementedBy(source) or IProtocolFactory.implementedBy(source))
     ):
         return Service(label, reference, streams={"stream": source})
     raise PluginError(

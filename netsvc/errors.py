@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from netsvc.text import is_unsafe
+
 __all__ = ["MistakeError", "PluginError", "StartError"]
 
 
 class MistakeError(ValueError):
-    """What the user wrote cannot be run. `mistakes` holds every one found, a line each."""
+    """What the user wrote cannot be run. `mistakes` holds every one found, a printable line each."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
-        self.mistakes = tuple(mistakes)
+        # Much of it quotes others: words of a command line, file names, whatever a plugin raised.
+        self.mistakes = tuple(map(_printable, mistakes))
         super().__init__("\n".join(self.mistakes))
 
 
@@ -30,3 +33,7 @@ class StartError(SystemExit, Exception):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__("\n".join(f"netsvc: {line}" for line in reason.splitlines()))
+
+
+def _printable(line: str) -> str:
+    return "".join(each.encode("unicode_escape").decode("ascii") if is_unsafe(each) else each for each in line)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
-from twisted.internet.protocol import Factory
-from twisted.protocols.policies import ProtocolWrapper
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer, providedBy
 
 __all__ = ["Connection", "Guard"]
 
@@ -55,10 +54,6 @@ class Guard:
         self.ended()
 
 
-class _Wrapped(ProtocolWrapper):
-    """Stands in for a protocol that takes no attributes (one with __slots__)."""
-
-
 @implementer(IProtocolFactory)
 class _GuardedFactory(Factory):
     noisy = False
@@ -81,27 +76,47 @@ class _GuardedFactory(Factory):
         # What Twisted calls the port in its own log lines.
         return self._label
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
-        protocol = self._factory.buildProtocol(addr)
+    def buildProtocol(self, addr: IAddress) -> IProtocol:  # type: ignore[override]
+        protocol: Any = self._factory.buildProtocol(addr)
         if protocol is None:
-            return None
+            return _Refusal()
         connection = Connection(self._label, addr, protocol)
         try:
-            protocol.makeConnection = _Making(self._guard, connection, protocol.makeConnection)  # type: ignore[method-assign]
+            protocol.makeConnection = _Making(self._guard, connection, protocol.makeConnection)
         except AttributeError:
-            protocol = _Wrapped(_Unregistered(), protocol)  # type: ignore[arg-type]
-            connection.protocol = protocol
-            protocol.makeConnection = _Making(self._guard, connection, protocol.makeConnection)  # type: ignore[method-assign]
-        return protocol
+            connection.protocol = protocol = _Introduction(protocol)
+            protocol.makeConnection = _Making(self._guard, connection, protocol.makeConnection)
+        return protocol  # type: ignore[no-any-return]
 
 
-class _Unregistered:
-    """What a ProtocolWrapper asks of its factory, which we have no use for."""
+class _Refusal(Protocol):
+    """Closes a connection that a factory refused.
 
-    def registerProtocol(self, protocol: object) -> None:
-        """Do nothing."""
+    TLS and PROXY wrap the None that means this, fail at it with a traceback, and leave the connection open.
+    """
 
-    unregisterProtocol = registerProtocol
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.transport.loseConnection()
+
+
+class _Introduction:
+    """Stands in for a protocol that takes no attributes (one with __slots__), until it has its transport."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        directlyProvides(self, providedBy(protocol))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol, name)
+
+    def makeConnection(self, transport: Any) -> None:
+        # A socket's transport has the one, a TLS or PROXY transport the other.
+        for place in ("protocol", "wrappedProtocol"):
+            if getattr(transport, place, None) is self:
+                setattr(transport, place, self._protocol)
+        self._protocol.makeConnection(transport)
 
 
 class _Making:

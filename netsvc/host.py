@@ -18,8 +18,8 @@ from netsvc.guard import Guard
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
 from netsvc.listeners import ListenError, Listening, listen
 from netsvc.plan import Listener, Plan, ServiceUse
+from netsvc.process import allow_descriptors, take_over_signals
 from netsvc.settings import parse_settings
-from netsvc.signals import take_over
 
 __all__ = ["Host", "build_instance"]
 
@@ -48,10 +48,14 @@ def _start_error(mistakes: Sequence[str]) -> StartError:
     if isinstance(sys.stderr, LoggingFile):
         for mistake in mistakes:
             _log.critical("{mistake}", mistake=mistake)
-        if sys.__stderr__ is not None:
-            print(error, file=sys.__stderr__, flush=True)
+        _print(error)
         error.code = 1
     return error
+
+
+def _print(error: StartError) -> None:
+    if sys.__stderr__ is not None:
+        print(error, file=sys.__stderr__, flush=True)
 
 
 def _die(reason: str) -> None:
@@ -62,7 +66,8 @@ def _die(reason: str) -> None:
         sys.stdout.flush()
         os._exit(1)
 
-    _start_error([reason])
+    _log.critical("{reason}", reason=reason)
+    _print(StartError(reason))
     # The reactor swallows a SystemExit; twistd's clean-up shall run all the same.
     atexit.register(leave)
     reactor.stop()
@@ -104,6 +109,8 @@ class Host(MultiService):
 
             self._reactor = reactor
         super().privilegedStartService()
+        if type(self._reactor).__name__ != "SelectReactor":
+            allow_descriptors()
         mistakes = self._build()
         if not mistakes:
             mistakes = self._bind()
@@ -177,7 +184,7 @@ class Host(MultiService):
         for listener, opening in self._listening:
             opening.addCallback(self._announce, listener)
         DeferredList([opening for _, opening in self._listening]).addCallback(self._ready)
-        self._reactor.callWhenRunning(take_over, self._force)
+        self._reactor.callWhenRunning(take_over_signals, self._force)
 
     def _announce(self, listening: Listening | None, listener: Listener) -> Listening | None:
         if listening:

@@ -154,7 +154,7 @@ def _systemd_descriptor(address: Address) -> tuple[int, int]:
         if "name" in address.arguments:
             return inherited.inheritedNamedDescriptors()[wanted], family
         return inherited.inheritedDescriptors()[int(wanted)], family
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError):
         raise ValueError(_not_passed(wanted)) from None
 
 

@@ -23,7 +23,7 @@ __all__ = ["examine", "help_page", "list_page", "plan_page"]
 _ADDRESS = """\
 ADDRESS is a port number (0 takes a free one; IPv4 and IPv6), HOST:PORT, [IPv6]:PORT, or a Twisted endpoint:
 tcp:, tcp6:, unix:, ssl:, systemd:, haproxy: for streams; udp:PORT[:interface=ADDR], udp6:, unixgram:PATH,
-systemd: for datagrams. Addresses repeat: --tcp 9001 --tcp unix:/run/echo.sock."""
+systemd: for datagrams. Addresses repeat."""
 
 
 def _columns(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:

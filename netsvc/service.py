@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, cast
 
 from twisted.application.service import IServiceMaker, ServiceMaker
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory
-from twisted.internet.protocol import AbstractDatagramProtocol, BaseProtocol, Factory
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.protocol import AbstractDatagramProtocol, Factory
 from twisted.python import usage
 from twisted.python.components import registerAdapter
 from twisted.python.reflect import namedAny
@@ -46,7 +47,7 @@ def stream_factory(source: Any, core: object) -> IProtocolFactory:
         built: IProtocolFactory = factory()
         built.core = core  # type: ignore[attr-defined]
         return built
-    if isinstance(source, type) and issubclass(source, BaseProtocol):
+    if isinstance(source, type) and IProtocol.implementedBy(source):
         plain: Any = Factory.forProtocol(source)
         plain.core = core
         return cast(IProtocolFactory, plain)
@@ -83,7 +84,8 @@ class Service:
     - `streams` and `datagrams` map protocol names to what `stream_factory` and `datagram_protocol` accept.
       The first stream is the default protocol, or the first datagram where there is no stream.
 
-    Raises `ValueError` for a name that could not be a command line option, or no protocol at all.
+    Raises `ValueError` for a name that could not be a command line option, one that is given to a stream and
+    a datagram protocol, or no protocol at all.
     """
 
     def __init__(
@@ -108,6 +110,8 @@ class Service:
         for word in (name, *self.protocols):
             if not _NAME.fullmatch(word):
                 raise ValueError(f"{word!r} is no name for a service or protocol: use a-z, 0-9 and single hyphens")
+        if len(self.protocols) < len(streams or {}) + len(datagrams or {}):
+            raise ValueError(f"service {name} gives a stream and a datagram protocol the same name")
         if not self.protocols:
             raise ValueError(f"service {name} declares no protocol: give it streams= or datagrams=")
 
@@ -162,7 +166,7 @@ class ServicePlugin:
     def load(self) -> INetworkService:
         """Import the declaration. Raises whatever its module raises."""
         module, _, attribute = self.target.partition(":")
-        return cast(INetworkService, getattr(import_module(module), attribute))
+        return cast(INetworkService, attrgetter(attribute)(import_module(module)))
 
     @property
     def options(self) -> Callable[[], usage.Options]:

@@ -7,8 +7,8 @@ The functions that end in a coercer (`whole_number`, `seconds`, …) stand in th
 from __future__ import annotations
 
 import codecs
-import getopt
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from twisted.python import usage
 
 from netsvc.errors import MistakeError
+from netsvc.text import escape
 
 __all__ = [
     "Setting",
@@ -28,6 +29,8 @@ __all__ = [
     "whole_number",
 ]
 
+#: Python counts these among the text encodings, but they encode host names, or nothing.
+_NAME_CODECS = {"idna", "punycode", "undefined"}
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
@@ -73,9 +76,13 @@ def byte_count(lowest: int, highest: int) -> Callable[[Any], int]:
         text = str(value).strip().lower().removesuffix("b").removesuffix("i")
         unit = text[-1:] if text[-1:].isalpha() else ""
         digits = text.removesuffix(unit)
-        if not (digits.isdecimal() and unit in _UNITS and lowest <= int(digits) * _UNITS[unit] <= highest):
+        try:
+            count = int(digits) * _UNITS[unit] if digits.isdecimal() else lowest - 1
+        except (ValueError, KeyError):
+            count = lowest - 1
+        if not lowest <= count <= highest:
             raise ValueError(f"bytes from {lowest} to {highest}, or with K, M, G (64K)")
-        return int(digits) * _UNITS[unit]
+        return count
 
     return coerce
 
@@ -84,7 +91,7 @@ def encoding(value: Any) -> str:
     """Accept the name of a text encoding that Python knows."""
     try:
         found = codecs.lookup(str(value))
-        if not found._is_text_encoding:
+        if not found._is_text_encoding or found.name in _NAME_CODECS:
             raise LookupError
     except (LookupError, ValueError):
         raise ValueError("the name of a text encoding, such as utf-8, gbk or latin-1") from None
@@ -101,16 +108,13 @@ class Setting:
     description: str
 
 
-def _wants_value(options: usage.Options) -> dict[str, bool]:
-    return {word.removesuffix("="): word.endswith("=") for word in options.longOpt}
-
-
 def declared_settings(make: Callable[[], usage.Options]) -> list[Setting]:
     """List the options that an options class declares, in its own order; `--help` and `--version` aside."""
     options = make()
+    declared = ((word.removesuffix("="), not word.endswith("=")) for word in options.longOpt)
     return [
-        Setting(name, not takes_value, options.get(name), options.docs.get(name) or "")
-        for name, takes_value in _wants_value(options).items()
+        Setting(name, flag, options.get(name), options.docs.get(name) or "")
+        for name, flag in declared
         if name not in ("help", "version")
     ]
 
@@ -122,8 +126,15 @@ def _argument(name: str, value: object) -> list[str]:
     return [f"--{name}={value}"]
 
 
-def _explain(error: Exception) -> str:
-    return str(error).removeprefix("Parameter type enforcement failed: ")
+def _parsed(options: usage.Options, words: list[str]) -> str:
+    """Parse words, and return what is wrong with them, if anything is."""
+    try:
+        options.parseOptions(words)
+    except (usage.UsageError, ValueError) as error:
+        return str(error).removeprefix("Parameter type enforcement failed: ")
+    except Exception as error:  # noqa: BLE001  (Decimal and re.compile, say, raise errors that are no ValueError)
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def parse_settings(
@@ -133,28 +144,29 @@ def parse_settings(
 ) -> usage.Options:
     """Parse `settings` (option name to value, True for a flag) with an options class.
 
-    `written(name)` says how the user wrote an option, for the messages. Raises `MistakeError` with a line
-    for every setting that is wrong, not only the first.
+    `written(name)` says how the user wrote an option, for the messages; an option that the class's own
+    message names, `--name`, is named so as well. Raises `MistakeError` with a line for every setting that is
+    wrong, not only the first.
     """
     mistakes = []
-    known = _wants_value(make())
+    flags = {setting.name: setting.flag for setting in declared_settings(make)}
     for name, value in settings.items():
-        if known.get(name, not isinstance(value, bool)) == isinstance(value, bool):
-            mistakes.append(f"{written(name)} {'needs a value' if known[name] else 'takes no value'}")
-            continue
-        # The class's own postOptions judges all settings together, below; alone, one may look incomplete.
-        # The attribute is set on the instance, so that no other user of the class sees it.
-        alone = make()
-        alone.postOptions = lambda: None  # type: ignore[method-assign]
-        try:
-            alone.parseOptions(_argument(name, value))
-        except (usage.UsageError, getopt.GetoptError, ValueError) as error:
-            mistakes.append(f"{written(name)} {value}: {_explain(error)}")
+        if name not in flags:
+            # getopt would take the beginning of a name for the name.
+            mistakes.append(f"{written(name)}: there is no such option")
+        elif flags[name] != isinstance(value, bool):
+            mistakes.append(f"{written(name)} {'takes no value' if flags[name] else 'needs a value'}")
+        else:
+            # The class's own postOptions judges all settings together, below; alone, one may look incomplete.
+            # The attribute is set on the instance, so that no other user of the class sees it.
+            alone = make()
+            alone.postOptions = lambda: None  # type: ignore[method-assign]
+            if mistake := _parsed(alone, _argument(name, value)):
+                mistakes.append(f"{written(name)} {escape(str(value))}: {mistake}")
     if mistakes:
         raise MistakeError(mistakes)
     options = make()
-    try:
-        options.parseOptions([word for name, value in settings.items() for word in _argument(name, value)])
-    except usage.UsageError as error:
-        raise MistakeError([_explain(error)]) from None
+    if mistake := _parsed(options, [word for name, value in settings.items() for word in _argument(name, value)]):
+        names = re.compile(r"--([\w-]+)")
+        raise MistakeError([names.sub(lambda found: written(found[1]) if found[1] in flags else found[0], mistake)])
     return options

@@ -23,17 +23,19 @@ def escape(value: str | bytes, limit: int = 200) -> str:
     backslash and the quotation mark, so that a quoted name can be told from what follows it. At most
     `limit` characters of the value are shown; what was cut off is counted.
     """
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-    shown = "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if is_unsafe(character) or character == "\\"
-        else '\\"'
-        if character == '"'
-        else character
-        for character in text[:limit]
-    )
+    # Not "backslashreplace": its backslashes could not be told from those that the peer sent.
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    shown = "".join(map(_escape_character, text[:limit]))
     cut = len(text) - limit
     return f"{shown}… ({cut} more)" if cut > 0 else shown
+
+
+def _escape_character(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if character in '\\"':
+        return f"\\{character}"
+    return character.encode("unicode_escape").decode("ascii") if is_unsafe(character) else character
 
 
 def peer_name(address: object) -> str:
@@ -47,5 +49,7 @@ def peer_name(address: object) -> str:
         path = getattr(address, "name", None)
         return escape(path) if path else "-"
     port = getattr(address, "port", 0)
-    host = str(host).removeprefix("::ffff:") if "." in str(host) else str(host)
+    # Escaped as well: Twisted takes the address in a PROXY header for what the header says.
+    host = escape(str(host))
+    host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -56,9 +56,9 @@ class Server:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
+    def wait_for(self, pattern: str, patience: float = PATIENCE) -> re.Match[str]:
         """Read the log up to the first line, not read before, that matches."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             while b"\n" in self._rest:
                 line, _, self._rest = self._rest.partition(b"\n")
@@ -82,6 +82,10 @@ class Server:
         """Send a signal, wait for the end, read the rest of the log, and return the exit status."""
         self.process.send_signal(number)
         return self.wait()
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to every process of the server's session, for one that a shell started."""
+        os.killpg(self.process.pid, number)
 
     def wait(self) -> int:
         """Wait for the end, read the rest of the log, and return the exit status."""

@@ -24,6 +24,7 @@ from netsvc.interfaces import Context, INetworkService
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.service import Service
 from tests.conftest import LoggedErrors
+from tests.processes import run
 
 
 class Core:
@@ -238,11 +239,37 @@ def test_signals_are_taken_over_when_the_reactor_runs_and_force_only_what_drains
     world = World(("one", "tcp", "127.0.0.1:0"))
     world.start()
     [(function, (force,), _)] = world.reactor.whenRunningHooks
-    assert function.__module__ == "netsvc.signals"
+    assert function.__module__ == "netsvc.process"
     force()
     world.reactor.callFromThread = lambda function: function()  # type: ignore[attr-defined]
     world.host.stopService()
     force()
+
+
+def test_without_a_reactor_given_it_takes_the_installed_one() -> None:
+    from twisted.internet import reactor
+
+    host = Host(Plan({}, ()), lambda use: None)  # type: ignore[arg-type,return-value]
+    host.privilegedStartService()
+    assert host._reactor is reactor
+
+
+_LATE_FAILURE = """\
+import sys
+from twisted.internet.task import Clock
+from twisted.internet import reactor
+from netsvc.host import _die
+reactor.callWhenRunning(_die, "a mistake")
+reactor.run()
+print("cleaned up")
+"""
+
+
+def test_a_late_failure_ends_the_process_with_status_1_after_its_clean_up() -> None:
+    ended = run(sys.executable, "-c", _LATE_FAILURE)
+    assert ended.returncode == 1
+    assert ended.stdout == "cleaned up\n"
+    assert ended.stderr.splitlines()[-1] == "netsvc: a mistake"
 
 
 @implementer(IStreamServerEndpointStringParser)
