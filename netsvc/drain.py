@@ -87,10 +87,7 @@ class Drain:
         self._closed = self._guard.census()
         self._step = self._clock.callLater(CLOSE_GRACE, self._abort)
         for connection in list(self._guard.live):
-            # Half-closing sends all that was written and then an orderly end, and still reads what the peer
-            # was about to say: closing with unread bytes would reset the connection under what was just sent.
-            transport = connection.transport
-            getattr(transport, "loseWriteConnection", transport.loseConnection)()
+            _close(connection.transport)
         self._look()
 
     def _abort(self) -> None:
@@ -115,6 +112,17 @@ class Drain:
         if self._aborted:
             parts.append(f"cut off: {_count(self._aborted)}")
         return "; ".join(parts)
+
+
+def _close(transport: Any) -> None:
+    """Send all that was written and then an orderly end."""
+    # To half-close still reads what the peer was about to say: to close with bytes unread would reset the
+    # connection under what was just sent. TLS has no such thing, and a wrapper would pass the call on to what
+    # it wraps, under the TLS: so the class must have it, and the transport be in plain text.
+    if hasattr(type(transport), "loseWriteConnection") and not getattr(transport, "TLS", False):
+        transport.loseWriteConnection()
+    else:
+        transport.loseConnection()
 
 
 def _count(census: Counter[str]) -> str:

@@ -112,8 +112,8 @@ class _Introduction:
         return getattr(self._protocol, name)
 
     def makeConnection(self, transport: Any) -> None:
-        # A socket's transport has the one, a TLS or PROXY transport the other.
-        for place in ("protocol", "wrappedProtocol"):
+        # A socket's transport has the one, a TLS or PROXY transport the other. A fake has nobody else to tell.
+        for place in ("protocol", "wrappedProtocol") if hasattr(transport, "connectionLost") else ():
             if getattr(transport, place, None) is self:
                 setattr(transport, place, self._protocol)
         self._protocol.makeConnection(transport)

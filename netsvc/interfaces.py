@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from twisted.application.service import IServiceMaker, ServiceMaker
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.python import usage
+from twisted.python.components import registerAdapter
+from twisted.python.reflect import namedAny
 from zope.interface import Attribute, Interface
 
 __all__ = ["Context", "INetworkService", "IServiceInstance", "Kind", "Options"]
@@ -88,3 +91,23 @@ class INetworkService(IPlugin):
 
     def build(options: usage.Options, context: Context) -> IServiceInstance:
         """Build the service from parsed options. No side effects: no socket, no file, no reactor import."""
+
+
+class _Standalone(ServiceMaker):
+    """Makes `twistd netsvc-<name>` of a service."""
+
+    def __init__(self, service: INetworkService) -> None:
+        super().__init__(
+            f"netsvc-{service.name}", "netsvc.tap", f"{service.description} (alone)", f"netsvc-{service.name}"
+        )
+        self._service = service.name
+
+    @property
+    def options(self) -> Callable[[], usage.Options]:
+        return cast("Callable[[], usage.Options]", namedAny(self.module).standalone_options(self._service))
+
+
+# Twisted's plugin cache asks for an adapter before it imports any plugin file; all that it imports is the module
+# of the interfaces that a plugin provides. So this stands here: one declaration in twisted/plugins/ is thereby
+# found both as a service and as a twistd command, in whatever order the files are read.
+registerAdapter(_Standalone, INetworkService, IServiceMaker)

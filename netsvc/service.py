@@ -9,13 +9,10 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any, cast
 
-from twisted.application.service import IServiceMaker, ServiceMaker
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol, Factory
 from twisted.python import usage
-from twisted.python.components import registerAdapter
-from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
 from netsvc.interfaces import Context, INetworkService, IServiceInstance, Kind, Options
@@ -181,22 +178,3 @@ class ServicePlugin:
     def build(self, options: usage.Options, context: Context) -> IServiceInstance:
         """Build the declaration."""
         return self.load().build(options, context)
-
-
-class _Standalone(ServiceMaker):
-    """Makes `twistd netsvc-<name>` of a service."""
-
-    def __init__(self, service: INetworkService) -> None:
-        super().__init__(
-            f"netsvc-{service.name}", "netsvc.tap", f"{service.description} (alone)", f"netsvc-{service.name}"
-        )
-        self._service = service.name
-
-    @property
-    def options(self) -> Callable[[], usage.Options]:
-        return cast("Callable[[], usage.Options]", namedAny(self.module).standalone_options(self._service))
-
-
-# Twisted's plugin cache asks for an adapter before it loads a plugin: one declaration in twisted/plugins/
-# is thereby found both as a service and as a twistd command.
-registerAdapter(_Standalone, INetworkService, IServiceMaker)

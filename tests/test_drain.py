@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -116,6 +117,34 @@ def test_closing_ends_it_when_all_connections_take_the_hint() -> None:
     _, summaries = drain(guard, clock, Instance(Deferred))
     clock.advance(4)
     assert summaries == ["0 connections ended by themselves; closed at the end of 4 s: 1 echo tcp"]
+
+
+def test_a_tls_connection_is_closed_and_not_half_closed_under_its_tls() -> None:
+    class Wrapper:
+        """Passes on what it does not know, as Twisted's TLS transport does."""
+
+        def __init__(self, transport: Transport) -> None:
+            self.transport = transport
+            self.calls: list[str] = []
+
+        def loseConnection(self) -> None:
+            self.calls.append("close")
+            self.transport.loseConnection()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.transport, name)
+
+    clock, guard = Clock(), Guard()
+    transports: list[Any] = [Wrapper(connect(guard)[1]), connect(guard)[1]]
+    transports[1].TLS = True
+    transports[1].loseWriteConnection = lambda: pytest.fail("half-closed")
+    for connection in guard.live:
+        if connection.transport is transports[0].transport:
+            connection.transport = transports[0]
+    _, summaries = drain(guard, clock)
+    clock.advance(4)
+    assert transports[0].calls == ["close"]
+    assert summaries == ["0 connections ended by themselves; closed at the end of 4 s: 2 echo tcp"]
 
 
 def test_force_aborts_at_once() -> None:

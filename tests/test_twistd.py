@@ -263,3 +263,9 @@ def test_nothing_to_run_is_said_with_examples(arguments: tuple[str, ...]) -> Non
     assert ended.returncode == 1
     assert ended.stderr.startswith("netsvc: nothing to run; for example: netsvc")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_crowd_of_members_and_idle_connections_is_served() -> None:
+    ended = run(sys.executable, "-m", "benchmarks.crowd", "--members", "250", "--rooms", "5", "--idle", "250", cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "245 deliveries" in ended.stdout

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
+
 from twisted.python import usage
 
 from netsvc.datagram import LoopGuard
@@ -43,12 +46,12 @@ class ReplyOptions(Options):
 
     def postOptions(self) -> None:
         """Reject a text that the encoding cannot express."""
-        for text in (self["text"] or "", STREAM_TEXT, DATAGRAM_TEXT):
+        for text in (STREAM_TEXT, DATAGRAM_TEXT) if self["text"] is None else (self["text"],):
             try:
                 text.encode(self["encoding"])
-            except UnicodeEncodeError:
+            except UnicodeError:
                 raise usage.UsageError(
-                    f"{text!r} cannot be written in {self['encoding']}: choose another encoding"
+                    f"--encoding {self['encoding']} cannot express --text {text!r}: choose another of either"
                 ) from None
 
 
@@ -62,15 +65,20 @@ class ReplyCore(LoopGuard):
         self._amplify = bool(options["amplify"])
         self.stream_answer = (options["text"] if options["text"] is not None else STREAM_TEXT).encode(self._encoding)
         self.datagram_answer = self._datagram_text.encode(self._encoding)
+        # The sizes of its beginnings, by their number of characters; never falling, so that they can be searched.
+        self._sizes = list(
+            accumulate((len(self._beginning(count)) for count in range(len(self._datagram_text) + 1)), max)
+        )
+
+    def _beginning(self, characters: int) -> bytes:
+        return self._datagram_text[:characters].encode(self._encoding)
 
     def answer_within(self, size: int) -> bytes:
         """Return the answer to a datagram of `size` bytes: cut to that, between two characters, unless it may grow."""
         if self._amplify or len(self.datagram_answer) <= size:
             return self.datagram_answer
-        text = self._datagram_text[:size]
-        while len(encoded := text.encode(self._encoding)) > size and text:
-            text = text[:-1]
-        return encoded if len(encoded) <= size else b""
+        fitting = bisect_right(self._sizes, size)
+        return self._beginning(fitting - 1) if fitting else b""
 
     @staticmethod
     def asks_to_leave(data: bytes) -> bool:

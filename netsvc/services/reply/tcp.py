@@ -12,12 +12,18 @@ from netsvc.services.reply.core import ReplyCore
 
 __all__ = ["Reply"]
 
+#: Bytes of a line that are remembered until it ends: room for `exit` with much space around it.
+LONGEST_LINE = 64
+
 
 @implementer(IHalfCloseableProtocol)
 class Reply(Protocol):
     """`exit` closes this connection, and this one only."""
 
     transport: Any
+
+    #: The beginning of a line that has not ended.
+    _line = b""
 
     def connectionMade(self) -> None:
         """Let a client that does not read its answers be read no further."""
@@ -26,12 +32,14 @@ class Reply(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer; or close, if that was asked for, with the answer to what came with it."""
-        if not self.core.asks_to_leave(data):
+        # A line that ends here may have begun in an earlier chunk: TCP cuts anywhere.
+        line = self._line + data
+        readings = (data, line) if b"\n" in data else (data,)
+        self._line = line.rpartition(b"\n")[2][:LONGEST_LINE]
+        if all(reading.strip().lower() != b"exit" for reading in readings):
             self.transport.write(self.core.stream_answer)
-            return
-        if data.strip().lower() != b"exit":
-            self.transport.write(self.core.stream_answer)
-        self._leave()
+        if any(map(self.core.asks_to_leave, readings)):
+            self._leave()
 
     def readConnectionLost(self) -> None:
         """Close, once the answers are out."""

@@ -1,0 +1,1 @@
+"""The small services of the early Internet, for netsvc."""

@@ -1,0 +1,1 @@
+"""Chat rooms for nc, telnet and friends."""

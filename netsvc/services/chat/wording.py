@@ -1,0 +1,84 @@
+"""How the chat reads to people: the line for each event, and its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+from netsvc.services.chat.events import (
+    Acted,
+    Departed,
+    Event,
+    Joined,
+    Left,
+    Renamed,
+    Retitled,
+    Said,
+    Stopping,
+    Whispered,
+)
+
+__all__ = ["Form", "form", "past", "wording"]
+
+# No member can write a line of the server's, or in another's name: names and rooms have neither spaces nor
+# brackets, and a text has no line end.
+_WORDINGS: dict[type[Event], Callable[[Any], str]] = {
+    Said: lambda event: f"[{event.room}] {event.name}: {event.text}",
+    Acted: lambda event: f"[{event.room}] * {event.name} {event.text}",
+    Whispered: lambda event: f"{event.name} -> you: {event.text}",
+    Joined: lambda event: f"* {event.name} joined {event.room}",
+    Left: lambda event: f"* {event.name} left {event.room}",
+    Departed: lambda event: f"* {event.name} left the chat" + (f" ({event.reason})" if event.reason else ""),
+    Renamed: lambda event: f"* {event.old} is now {event.new}",
+    Retitled: lambda event: (
+        f"* {event.name} set the topic of {event.room}: {event.topic}"
+        if event.topic
+        else f"* {event.name} removed the topic of {event.room}"
+    ),
+    Stopping: lambda _event: "* the server is stopping, goodbye",
+}
+
+_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def wording(event: Event) -> str:
+    """Return the line that tells of an event, without an end."""
+    return _WORDINGS[type(event)](event)
+
+
+def past(event: Event, age: float) -> str:
+    """Return the line that tells of an event of `age` seconds ago, and that it is past."""
+    for seconds, unit in _UNITS:
+        count = int(age // seconds)
+        if count > 0:
+            return f"({count} {unit}{'s' if count > 1 else ''} ago) {wording(event)}"
+    return f"(just now) {wording(event)}"
+
+
+class Form:
+    """Lines as bytes, in one encoding and with one line end.
+
+    A character that the encoding lacks becomes a question mark.
+    """
+
+    def __init__(self, encoding: str, end: str) -> None:
+        self._encoding = encoding
+        self._end = end
+
+    def encode(self, lines: Iterable[str]) -> bytes:
+        """Return the bytes of whole lines."""
+        return "".join(f"{line}{self._end}" for line in lines).encode(self._encoding, "replace")
+
+    def render(self, event: Event) -> bytes:
+        """Return the bytes of an event's line; made once for all who get it in this form."""
+        data = event.rendered.get(self)
+        if data is None:
+            data = event.rendered[self] = self.encode((wording(event),))
+        return data
+
+
+@cache
+def form(encoding: str, end: str) -> Form:
+    """Return the one `Form` of an encoding and a line end, which connections and listeners share."""
+    return Form(encoding, end)

@@ -1,0 +1,1 @@
+"""Sends the files below one directory, and nothing from outside it."""

@@ -1,0 +1,182 @@
+"""The classic protocol: the client sends a file name, the server sends the file and closes.
+
+The name ends at LF or CRLF, when the client half-closes, or, for clients that send no terminator, after a
+quiet moment. A file that is not sent is a connection that closes without a byte; the access log says why. A
+file that cannot be sent to its end is a connection that is reset, so that a part is never taken for the whole
+(over a UNIX socket, which knows no reset, the two look alike).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableDescriptor, IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from netsvc.services.files.core import FilesCore
+from netsvc.services.files.download import Download
+from netsvc.services.files.name import NameReader
+from netsvc.services.files.source import OpenFile, RefusedError
+from netsvc.text import peer_name
+
+__all__ = ["LINGER", "Classic"]
+
+#: Seconds that a client has to close after we have. It is below the 4 s that a drain gives connections.
+LINGER = 2.0
+
+
+@implementer(IHalfCloseableProtocol)
+class Classic(Protocol):
+    """One request. Whatever follows the name is read and dropped.
+
+    It has to be read: a connection that is closed with bytes unread is reset (RFC 1122, section 4.2.2.13), and
+    a reset throws away the end of the file that is still on its way. So we end our direction only, and read on
+    until the client closes, or until `LINGER` is over.
+    """
+
+    transport: Any
+    factory: Any
+
+    #: There while the name is awaited.
+    _reader: NameReader | None = None
+    _timer: Any = None
+    #: The name that was asked for, until its access line is written.
+    _asked: bytes | None = None
+    _started = 0.0
+    _file: OpenFile | None = None
+    #: Whether we have written all that we will, and whether the client has sent all.
+    _closing = False
+    _client_done = False
+    _lost = False
+
+    def connectionMade(self) -> None:
+        """Wait for a name."""
+        self._core: FilesCore = self.factory.core
+        # A wrapper (TLS, the PROXY protocol) claims the interfaces of what it wraps, but a half-close ends it.
+        wrapped = isinstance(self.transport, ProtocolWrapper)
+        self._halves = IHalfCloseableDescriptor.providedBy(self.transport) and not wrapped
+        self._reader = NameReader(self._core.name_limit)
+        self._core.waiting.add(self._leave)
+        if self._core.draining:
+            self._leave()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Collect the name."""
+        reader = self._reader
+        if reader is None:
+            return
+        try:
+            complete = reader.feed(data)
+        except RefusedError as refusal:
+            self._begin(reader.name)
+            self._refuse(refusal)
+            return
+        if complete:
+            self._ask(reader.name)
+        else:
+            self._after(self._core.quiet, self._fell_quiet)
+
+    def readConnectionLost(self) -> None:
+        """Take what has come for the name, and answer it: the client still listens."""
+        self._client_done = True
+        reader = self._reader
+        if reader is not None and reader.started:
+            self._ask(reader.name)
+        elif reader is not None or self._closing:
+            self._close()
+
+    def writeConnectionLost(self) -> None:
+        """Note that all has been sent; the client has `LINGER` seconds to close as well."""
+        if self._reader is not None:
+            # Not our doing, but the host's at the end of a drain: there is no way left to answer on.
+            self._leave()
+            return
+        self._record("sent")
+        self._after(LINGER, self.transport.loseConnection)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Let go of the file and the timer, and write the access line if that is still to do."""
+        self._lost = True
+        self._stop_waiting()
+        if self._file is not None:
+            self._file.close()
+        if reason.check(ConnectionAborted):
+            self._record("cut off")
+        elif self._closing and (not self._halves or reason.check(ConnectionDone)):
+            # Over TLS an ordinary end cannot be told from a loss: many clients close without the farewell it asks for.
+            self._record("sent")
+        else:
+            self._record("client went away")
+
+    def _after(self, delay: float, call: Callable[[], None]) -> None:
+        self._cancel()
+        self._timer = self._core.context.reactor.callLater(delay, call)
+
+    def _cancel(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _fell_quiet(self) -> None:
+        # If the reactor was busy, the rest of the name may lie in the socket: it looks there once more first.
+        self._after(0, self._stayed_quiet)
+
+    def _stayed_quiet(self) -> None:
+        assert self._reader is not None
+        self._ask(self._reader.name)
+
+    def _stop_waiting(self) -> None:
+        self._reader = None
+        self._core.waiting.discard(self._leave)
+        self._cancel()
+
+    def _begin(self, name: bytes) -> None:
+        self._stop_waiting()
+        self._asked = name
+        self._started = self._core.context.reactor.seconds()
+
+    def _ask(self, name: bytes) -> None:
+        self._begin(name)
+        try:
+            self._asked = self._core.decode(name)
+            self._file = self._core.open(self._asked)
+        except RefusedError as refusal:
+            self._refuse(refusal)
+            return
+        Download(self._file, self.transport, self._ended).start()
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        self._record(str(refusal))
+        self._close()
+
+    def _leave(self) -> None:
+        # Nothing has been asked for, so there is no answer that a reset could cut.
+        self._stop_waiting()
+        self.transport.loseConnection()
+
+    def _ended(self, cut: str | None) -> None:
+        if self._lost:
+            return
+        if cut is None:
+            self._close()
+        else:
+            self._record(cut)
+            self.transport.abortConnection()
+
+    def _close(self) -> None:
+        self._closing = True
+        self._stop_waiting()
+        if self._halves and not self._client_done:
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    def _record(self, result: str) -> None:
+        if self._asked is not None:
+            size = 0 if self._file is None else self._file.offset
+            self._core.record(peer_name(self.transport.getPeer()), self._asked, size, self._started, result)
+            self._asked = None

@@ -1,0 +1,201 @@
+"""What the files service may send: the files below its root. Knows no wire."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python import usage
+
+from netsvc.errors import MistakeError
+from netsvc.interfaces import Context, Options
+from netsvc.services.files.beneath import OutsideError, Root
+from netsvc.services.files.source import OpenFile, RefusedError
+from netsvc.settings import byte_count, encoding, seconds, whole_number
+from netsvc.text import escape
+
+__all__ = ["FilesCore", "FilesOptions"]
+
+_REASONS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "permission denied",
+    errno.ELOOP: "too many links",
+    errno.ENAMETOOLONG: "name too long",
+    # What open(2) says of a socket, a device without a driver, and (from the walk) a directory.
+    errno.ENXIO: "not a regular file",
+    errno.ENODEV: "not a regular file",
+    errno.EISDIR: "not a regular file",
+}
+
+
+def _legacy_encoding(value: Any) -> str:
+    name = encoding(value)
+    if "\n".encode(name) != b"\n":
+        raise ValueError("an encoding in which a line ends with the byte 0A, such as gbk, big5 or latin-1")
+    return name
+
+
+def _root_path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("the path of a directory")
+    return value
+
+
+class FilesOptions(Options):
+    """The options of the files service."""
+
+    optParameters = [
+        ["root", None, None, "The directory whose files are sent (required)", _root_path],
+        ["encoding", None, "gbk", "The text encoding of file names that are not UTF-8", _legacy_encoding],
+        ["name-limit", None, 4096, "The longest file name, in bytes", byte_count(1, 65536)],
+        [
+            "quiet",
+            None,
+            0.1,
+            "Seconds without a byte after which a file name is complete that no line end follows",
+            seconds(0.01, 60),
+        ],
+        ["downloads", None, 1000, "The most downloads at once", whole_number(1, 1_000_000)],
+    ]
+    optFlags = [["hidden", None, "Send files whose names, or whose directories' names, begin with a dot"]]
+    limits = ("name-limit", "quiet", "downloads")
+
+    #: The root's absolute path: the process may change its directory before it starts.
+    root_path: str
+
+    def postOptions(self) -> None:
+        """Reject options without a root."""
+        if self["root"] is None:
+            raise usage.UsageError("files needs --root DIR, the directory whose files are sent")
+        self.root_path = os.path.abspath(self["root"])
+
+
+def _size_of_regular(descriptor: int) -> int:
+    """Return the size of an open regular file; close anything else."""
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedError("not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return status.st_size
+
+
+class FilesCore:
+    """Opens files below the root, so many at once, and keeps the access log."""
+
+    def __init__(self, options: FilesOptions, context: Context) -> None:
+        self.context = context
+        self.name_limit: int = options["name-limit"]
+        self.quiet: float = options["quiet"]
+        #: Called when a drain begins: a conversation that waits for a request puts its end here.
+        self.waiting: set[Callable[[], None]] = set()
+        self.draining = False
+        #: The files that are open now.
+        self.downloads = 0
+        self._encoding: str = options["encoding"]
+        self._hidden = bool(options["hidden"])
+        self._download_limit: int = options["downloads"]
+        self._shown: str = options["root"]
+        self._path = options.root_path
+        self._root: Root | None = None
+        self._drained: Deferred[None] | None = None
+
+    def check(self) -> None:
+        """Raise `MistakeError` if the root cannot be opened, read and searched."""
+        self._open_root().close()
+
+    def start(self) -> None:
+        """Open the root. Raises `MistakeError`."""
+        self._root = self._open_root()
+        self.draining = False
+
+    def drain(self) -> Deferred[None] | None:
+        """End what waits for a name and refuse new ones; the Deferred fires when no file is open any more."""
+        self.draining = True
+        for end in list(self.waiting):
+            end()
+        if not self.downloads:
+            return None
+        if self._drained is None:
+            self._drained = Deferred()
+        return self._drained
+
+    def stop(self) -> None:
+        """Let go of the root."""
+        if self._root is not None:
+            self._root.close()
+            self._root = None
+
+    def decode(self, name: bytes) -> bytes:
+        """Return the UTF-8 form of a name that is UTF-8 or in the legacy encoding.
+
+        Raises `RefusedError` for a name that is neither. UTF-8 goes first: text in another encoding is rarely
+        valid UTF-8, but nearly all UTF-8 is valid GBK.
+        """
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            try:
+                return name.decode(self._encoding).encode()
+            except UnicodeError:
+                raise RefusedError("not a file name") from None
+        return name
+
+    def open(self, name: bytes) -> OpenFile:
+        """Open a regular file by its UTF-8 path below the root. The caller closes it.
+
+        Raises `RefusedError`, and nothing else, for whatever name.
+        """
+        if self._root is None or self.draining:
+            raise RefusedError("draining")
+        if not name or b"\0" in name:
+            raise RefusedError("not a file name")
+        if not self._hidden and any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/")):
+            raise RefusedError("hidden")
+        if self.downloads >= self._download_limit:
+            raise RefusedError("too many downloads")
+        try:
+            descriptor = self._root.open(name)
+            size = _size_of_regular(descriptor)
+        except OutsideError:
+            raise RefusedError("outside the root") from None
+        except OSError as error:
+            reason = _REASONS.get(error.errno or 0) or f"cannot be opened ({error.strerror})"
+            raise RefusedError(reason) from error
+        self.downloads += 1
+        return OpenFile(descriptor, size, self._file_closed)
+
+    def record(self, peer: str, name: bytes, size: int, started: float, result: str) -> None:
+        """Write the access line of a request: `size` is the bytes that went out, `started` the time when it came."""
+        self.context.log.info(
+            '{peer} "{name}" {size} bytes in {seconds:.3f} s: {result}',
+            peer=peer,
+            name=escape(name),
+            size=size,
+            seconds=self.context.reactor.seconds() - started,
+            result=result,
+        )
+
+    def _file_closed(self) -> None:
+        self.downloads -= 1
+        if not self.downloads and self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def _open_root(self) -> Root:
+        try:
+            return Root(self._path)
+        except OSError as error:
+            problem, cure = {
+                errno.ENOENT: ("no such directory", "create it or give another --files-root"),
+                errno.ENOTDIR: ("not a directory", "give another --files-root"),
+                errno.EACCES: ("permission denied", "let this user read and search it or give another --files-root"),
+            }.get(error.errno or 0, (str(error.strerror).lower(), "give another --files-root"))
+            raise MistakeError([f"files root {escape(self._shown)}: {problem}; {cure}"]) from None

@@ -1,0 +1,57 @@
+"""An open file as a source of bytes. Knows no wire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+__all__ = ["CutError", "OpenFile", "RefusedError"]
+
+
+class RefusedError(Exception):
+    """The file is not sent. Its text says why, in a word or two: it is the result in the access line."""
+
+
+class CutError(Exception):
+    """The file cannot be read to the size it had when it was opened. Its text says why, in a word or two."""
+
+
+class OpenFile:
+    """A regular file that is read once, from its beginning to the size it had when it was opened.
+
+    A file that grows is read to its old size. `closed` is called once, when the file is closed.
+    """
+
+    __slots__ = ("_closed", "descriptor", "offset", "size")
+
+    def __init__(self, descriptor: int, size: int, closed: Callable[[], None]) -> None:
+        self.descriptor = descriptor
+        self.size = size
+        self.offset = 0
+        self._closed = closed
+
+    @property
+    def left(self) -> int:
+        """The bytes still to be read."""
+        return self.size - self.offset
+
+    def read(self, limit: int) -> bytes:
+        """Read the next bytes, `limit` at most; none are left when this returns none.
+
+        Raises `CutError` if the file has become shorter, or the disk does not give it.
+        """
+        try:
+            data = os.pread(self.descriptor, min(limit, self.left), self.offset)
+        except OSError as error:
+            raise CutError(f"read error ({error.strerror})") from error
+        if not data and self.left:
+            raise CutError("file shrank")
+        self.offset += len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+            self._closed()

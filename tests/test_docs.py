@@ -1,0 +1,196 @@
+"""What the documents show is what the files hold and what the commands do.
+
+A listing follows a comment that names its file, and in it the parts: names of a Python file's classes and functions
+(`Class.method` for one of a class), or sections of a configuration file. `python -m tests.test_docs DOCUMENT…`
+writes the listings of those documents anew. Commands stand in `console` blocks, after `$ `, with their output
+below; `…` stands for anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.installation import Installation, install
+from tests.processes import PATIENCE, ROOT, Server
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/*.md"))]
+LISTING = re.compile(r"(<!-- file: (?P<file>\S+)(?P<parts>(?: \S+)*) -->\n```\w+\n)(?P<text>.*?)(?=```$)", re.S | re.M)
+FENCE = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w*)\n(?P<text>.*?)```$", re.S | re.M)
+
+
+def listing(file: str, parts: list[str]) -> str:
+    """Return the parts of a file, the whole of it if none is named."""
+    text = (ROOT / file).read_text("utf-8")
+    if not parts:
+        return text
+    find = python_part if file.endswith(".py") else section
+    return ("\n\n" if file.endswith(".py") else "\n").join(find(text, part) for part in parts)
+
+
+def python_part(text: str, name: str) -> str:
+    """Return the source of a class, function or method, its decorators included."""
+    body: list[ast.stmt] = ast.parse(text).body
+    for step in name.split("."):
+        [node] = [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == step]
+        body = node.body
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return textwrap.dedent("".join(text.splitlines(keepends=True)[first - 1 : node.end_lineno]))
+
+
+def section(text: str, name: str) -> str:
+    """Return a section of a configuration file, its header included, without the comment before the next one."""
+    _, header, rest = text.partition(f"{name}\n")
+    assert header, f"no section {name}"
+    lines = re.split(r"^\[", rest, maxsplit=1, flags=re.M)[0].rstrip().splitlines()
+    while lines and (not lines[-1] or lines[-1].startswith("#")):
+        lines.pop()
+    return "\n".join([header.rstrip(), *lines, ""])
+
+
+def rewritten(document: str) -> str:
+    """Return a document with every listing as its file has it."""
+    return LISTING.sub(lambda match: match[1] + listing(match["file"], match["parts"].split()), document)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+class TestListings:
+    def test_are_what_the_files_hold(self, document: Path) -> None:
+        text = document.read_text("utf-8")
+        assert text == rewritten(text), f"run python -m tests.test_docs {document}"
+
+    def test_no_code_stands_in_a_document_alone(self, document: Path) -> None:
+        for match in FENCE.finditer(document.read_text("utf-8")):
+            if match["language"] not in ("console", "sh"):
+                assert match["before"].startswith("<!-- file: "), match["text"]
+
+    def test_links_lead_somewhere(self, document: Path) -> None:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), target
+
+
+class TestParts:
+    def test_the_whole_file(self) -> None:
+        assert listing("examples/shout/shout.py", []) == (ROOT / "examples/shout/shout.py").read_text("utf-8")
+
+    def test_a_class_with_its_decorator_and_a_method(self) -> None:
+        text = "import x\n\n\n@x.y\nclass A:\n    def b(self):\n        pass\n\n\nclass C:\n    pass\n"
+        assert python_part(text, "A") == "@x.y\nclass A:\n    def b(self):\n        pass\n"
+        assert python_part(text, "A.b") == "def b(self):\n    pass\n"
+
+    def test_a_section_without_the_comment_of_the_next(self) -> None:
+        assert section("[a]\nb = 1\n\n# About c.\n[c]\nd = 2\n", "[a]") == "[a]\nb = 1\n"
+        assert section("[a]\nb = 1\n\n[c]\nd = 2\n", "[c]") == "[c]\nd = 2\n"
+
+    def test_a_changed_listing_is_written_anew(self) -> None:
+        document = "<!-- file: examples/shout/shout.py -->\n```python\nold\n```\nend\n"
+        assert rewritten(document) == document.replace("old\n", listing("examples/shout/shout.py", []))
+        assert rewritten(rewritten(document)) == rewritten(document)
+
+
+class Terminal:
+    """Runs the commands of one document in turn. A server runs until the next one starts."""
+
+    def __init__(self, installation: Installation, directory: Path) -> None:
+        self.installation = installation
+        self.directory = directory
+        self.ports: dict[str, int] = {}
+        self.server: Server | None = None
+
+    def run(self, command: str) -> str:
+        """Run a command in a shell and return what it writes; a server only starts."""
+        line = re.sub(r"\b90\d\d\b", lambda match: str(self._port(match[0])), command)
+        if re.search(r"\btwistd -n ", line):
+            self._serve(line)
+            return ""
+        ran = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.directory,
+            env=self.installation.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=10 * PATIENCE,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
+        return ran.stdout
+
+    def _serve(self, line: str) -> None:
+        self.close()
+        words = shlex.split(line)
+        given = dict(word.split("=", 1) for word in words if re.match(r"[A-Z]+=", word))
+        command = [word for word in words if not re.match(r"[A-Z]+=", word)]
+        command[0] = str(self.installation.program(command[0]))
+        self.server = Server(command, cwd=self.directory, env={**self.installation.environment, **given})
+        self.server.wait_for("ready$")
+
+    def _port(self, shown: str) -> int:
+        if shown not in self.ports:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.ports[shown] = free.getsockname()[1]
+        return self.ports[shown]
+
+    def close(self) -> None:
+        """Stop the server."""
+        if self.server is not None:
+            with self.server:
+                self.server = None
+
+
+def conversation(block: str) -> Iterator[tuple[str, str]]:
+    """Split a console block into commands, and the output shown after each."""
+    for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+def resembles(output: str, shown: str) -> bool:
+    """Tell whether output is what is shown, where `…` stands for anything."""
+    return re.fullmatch(".*?".join(map(re.escape, shown.split("…"))), output, re.S) is not None
+
+
+def test_a_console_block_is_commands_and_their_output() -> None:
+    assert list(conversation("$ a b\n$ c\nd\ne\n")) == [("a b", ""), ("c", "d\ne\n")]
+
+
+def test_an_ellipsis_stands_for_anything() -> None:
+    assert resembles("one 17 two\n", "one … two\n")
+    assert not resembles("one 17 three\n", "one … two\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if "```console\n" in document.read_text("utf-8")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_commands_do_what_is_shown(document: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    installation = install(tmp_path_factory)
+    place = document.parent.relative_to(ROOT)
+    terminal = Terminal(installation, installation.work / (place if place.parts[:1] == ("examples",) else ""))
+    try:
+        for match in FENCE.finditer(document.read_text("utf-8")):
+            for command, shown in conversation(match["text"]) if match["language"] == "console" else ():
+                output = terminal.run(command)
+                assert not shown or resembles(output, shown), f"$ {command}\n{output}"
+    finally:
+        terminal.close()
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        before = path.read_text("utf-8")
+        if before != rewritten(before):
+            path.write_text(rewritten(before), "utf-8")
+            sys.stdout.write(f"{path} rewritten\n")

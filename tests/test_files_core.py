@@ -1,0 +1,281 @@
+"""What the files service sends and what it refuses, and its drain."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, Logger, formatEvent
+
+from netsvc.interfaces import Context
+from netsvc.services.files.core import FilesCore, FilesOptions
+from netsvc.services.files.service import service
+from netsvc.services.files.source import CutError, OpenFile, RefusedError
+from netsvc.settings import parse_settings
+from netsvc.testing import MemoryReactor, check_service
+from tests.test_files_beneath import open_below
+
+
+def make_core(root: Path | str, reactor: Any = None, **options: object) -> tuple[FilesCore, list[LogEvent]]:
+    """Build a core and return it with the list that its log goes to. `name_limit` stands for `name-limit`."""
+    events: list[LogEvent] = []
+    settings = {"root": str(root), **{name.replace("_", "-"): value for name, value in options.items()}}
+    log = Logger("netsvc.files", observer=events.append)  # type: ignore[arg-type]
+    context = Context(reactor or MemoryReactor(), log)
+    parsed = parse_settings(FilesOptions, settings)
+    assert isinstance(parsed, FilesOptions)
+    return FilesCore(parsed, context), events
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    top = tmp_path / "public"
+    (top / "d" / ".git").mkdir(parents=True)
+    (top / "f").write_bytes(b"content")
+    (top / "empty").touch()
+    (top / ".secret").write_bytes(b"s")
+    (top / "d" / ".git" / "config").write_bytes(b"c")
+    (top / "d" / "f").write_bytes(b"d/f")
+    (top / "文件.txt").write_bytes("内容".encode())
+    return top
+
+
+def started(root: Path, **options: object) -> FilesCore:
+    core, _ = make_core(root, **options)
+    core.start()
+    return core
+
+
+def read_all(core: FilesCore, name: bytes | str) -> bytes:
+    file = core.open(os.fsencode(name))
+    try:
+        data = b""
+        while file.left:
+            data += file.read(3)
+        assert file.read(3) == b""
+        return data
+    finally:
+        file.close()
+
+
+def refusal(core: FilesCore, name: bytes | str) -> str:
+    with pytest.raises(RefusedError) as caught:
+        core.open(os.fsencode(name))
+    return str(caught.value)
+
+
+def test_the_service_keeps_the_contract(root: Path) -> None:
+    samples = {"classic": [b"f\n", b"missing\r\n", "文件.txt".encode("gbk"), b"f\nand more", b"/etc/passwd\n"]}
+    check_service(service, {"root": str(root)}, samples=samples)
+
+
+def test_a_core_that_was_stopped_can_start_again(root: Path) -> None:
+    core = started(root)
+    assert core.drain() is None
+    core.stop()
+    assert refusal(core, "f") == "draining"
+    core.start()
+    assert read_all(core, "f") == b"content"
+    core.stop()
+
+
+def test_regular_files_are_sent_and_everything_else_is_refused(root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    listener = socket.socket(socket.AF_UNIX)
+    # Relative to the directory: the path of a socket may have 107 bytes.
+    here = os.getcwd()
+    os.chdir(root)
+    listener.bind("socket")
+    os.chdir(here)
+    core = started(root)
+    assert read_all(core, "f") == b"content"
+    assert read_all(core, "empty") == b""
+    assert read_all(core, "d/../文件.txt") == "内容".encode()
+    for name in ("d", ".", "d/", "fifo", "socket"):
+        assert refusal(core, name) == "not a regular file"
+    listener.close()
+    core.stop()
+    assert open_below(root) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", "no such file"),
+        ("f/f", "no such file"),
+        ("", "not a file name"),
+        ("f\0", "not a file name"),
+        ("/f", "outside the root"),
+        ("/etc/passwd", "outside the root"),
+        ("../public/f", "outside the root"),
+        ("x" * 300, "name too long"),
+        ("x/" * 2050, "name too long"),
+        ("loop", "too many links"),
+        (".secret", "hidden"),
+        ("./.secret", "hidden"),
+        ("d/.git/config", "hidden"),
+        (".missing", "hidden"),
+        ("d/.git/../f", "hidden"),
+        ("...", "hidden"),
+    ],
+)
+def test_what_is_not_sent_is_refused_with_the_reason(root: Path, name: str, reason: str) -> None:
+    (root / "loop").symlink_to("loop")
+    core = started(root)
+    assert refusal(core, name) == reason
+    core.stop()
+
+
+def test_hidden_files_are_sent_when_they_may_be(root: Path) -> None:
+    core = started(root, hidden=True)
+    assert read_all(core, ".secret") == b"s"
+    assert read_all(core, "d/.git/config") == b"c"
+    assert refusal(core, "...") == "no such file"
+    core.stop()
+
+
+def test_a_file_that_may_not_be_read_is_refused(root: Path) -> None:
+    (root / "f").chmod(0)
+    root.parent.chmod(0o755)
+    core = started(root)
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    try:
+        assert refusal(core, "f") == "permission denied"
+    finally:
+        os.seteuid(mine)
+    core.stop()
+
+
+def test_an_error_without_a_name_of_ours_is_refused_with_the_systems_words(root: Path) -> None:
+    core = started(root)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # No new descriptor may have a number over the limit: there is none left.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        assert refusal(core, "f") == "cannot be opened (Too many open files)"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_all(core, "f") == b"content"
+    core.stop()
+
+
+def test_names_are_utf_8_or_in_the_legacy_encoding(root: Path) -> None:
+    core = started(root)
+    name = "文件.txt"
+    assert core.decode(name.encode()) == core.decode(name.encode("gbk")) == name.encode()
+    assert read_all(core, core.decode(name.encode("gbk"))) == "内容".encode()
+    with pytest.raises(RefusedError, match="not a file name"):
+        core.decode(b"\xff\xff")
+    core.stop()
+
+
+def test_a_legacy_name_is_judged_after_it_is_decoded(root: Path) -> None:
+    core = started(root, encoding="raw_unicode_escape")
+    assert refusal(core, core.decode(b"\\u002fetc\xff")) == "outside the root"
+    with pytest.raises(RefusedError, match="not a file name"):
+        core.decode(b"\\ud800\xff")
+    core.stop()
+
+
+def test_downloads_are_limited(root: Path) -> None:
+    core = started(root, downloads=2)
+    first, second = core.open(b"f"), core.open(b"f")
+    assert refusal(core, "f") == "too many downloads"
+    first.close()
+    first.close()
+    third = core.open(b"f")
+    assert refusal(core, "f") == "too many downloads"
+    second.close()
+    third.close()
+    assert core.downloads == 0
+    assert open_below(root) == [str(root)]
+    core.stop()
+
+
+def test_a_drain_ends_what_waits_refuses_what_comes_and_lasts_until_the_last_file_is_closed(root: Path) -> None:
+    core = started(root)
+    ended: list[str] = []
+    core.waiting.add(lambda: ended.append("end"))
+    files = [core.open(b"f"), core.open(b"f")]
+    done, again = core.drain(), core.drain()
+    assert isinstance(done, Deferred)
+    assert done is again
+    assert ended == ["end", "end"]
+    assert refusal(core, "f") == "draining"
+    files[0].close()
+    assert not done.called
+    files[1].close()
+    assert done.called
+    core.stop()
+
+
+def test_a_drain_with_no_file_open_is_over_at_once(root: Path) -> None:
+    core = started(root)
+    assert core.drain() is None
+    core.stop()
+
+
+def test_a_file_that_grows_is_read_to_its_old_size(root: Path) -> None:
+    core = started(root)
+    file = core.open(b"f")
+    with (root / "f").open("ab") as more:
+        more.write(b" and more")
+    assert file.read(100) == b"content"
+    assert file.left == 0
+    file.close()
+    core.stop()
+
+
+def test_a_file_that_shrinks_is_cut_and_never_at_its_end(root: Path) -> None:
+    core = started(root)
+    file = core.open(b"f")
+    assert file.read(2) == b"co"
+    os.truncate(root / "f", 4)
+    assert file.read(100) == b"nt"
+    with pytest.raises(CutError, match="file shrank"):
+        file.read(100)
+    assert file.offset == 4
+    file.close()
+    core.stop()
+
+
+def test_a_file_that_the_disk_does_not_give_is_cut(root: Path) -> None:
+    directory = os.open(root, os.O_RDONLY)
+    file = OpenFile(directory, 10, lambda: None)
+    with pytest.raises(CutError, match=r"read error \(Is a directory\)"):
+        file.read(10)
+    file.close()
+
+
+def test_an_access_line_shows_a_name_that_no_terminal_obeys_and_no_format_reads(root: Path) -> None:
+    reactor = MemoryReactor()
+    core, events = make_core(root, reactor)
+    reactor.advance(1.5)
+    core.record("192.0.2.1:4000", '{peer}"\x1b\n文'.encode() + b"\xff", 7, 0.25, "sent")
+    (event,) = events
+    shown = '{peer}\\"\\x1b\\n文\\xff'
+    assert formatEvent(event) == f'192.0.2.1:4000 "{shown}" 7 bytes in 1.250 s: sent'
+    assert (event["peer"], event["name"], event["size"]) == ("192.0.2.1:4000", shown, 7)
+    assert (event["seconds"], event["result"]) == (1.25, "sent")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass"))))
+def test_any_bytes_open_a_file_of_the_root_or_are_refused(root: Path, name: bytes) -> None:
+    core = started(root)
+    try:
+        read_all(core, core.decode(name))
+    except RefusedError:
+        pass
+    finally:
+        core.stop()
+    assert open_below(root) == []
