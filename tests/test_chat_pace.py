@@ -183,3 +183,27 @@ class TestSlowReader:
         ann.sends(f"{text}\n")
         assert bob.sees().decode() == f"[lobby] ann: {text}\n* guest1 left the chat (too slow to read)\n"
         assert not core.context.reactor.getDelayedCalls()
+
+
+class TestBacklog:
+    def test_as_many_lines_as_may_wait_do_and_none_is_lost(self) -> None:
+        core = build_core(rate=1, burst=1, backlog=3)
+        ann, bob = client(core), client(core)
+        ann.sees()
+        # One is done, one is being waited for, and three wait.
+        ann.sends("0\n1\n2\n3\n4\n")
+        for number in range(5):
+            assert bob.sees() == f"[lobby] guest1: {number}\n".encode()
+            core.context.reactor.advance(1)
+        assert not ann.transport.disconnecting
+        ann.lose()
+
+    def test_one_line_more_ends_the_conversation_and_says_why(self) -> None:
+        core = build_core(rate=1, burst=1, backlog=3)
+        ann, bob = client(core), client(core)
+        ann.sees()
+        assert ann.sends("0\n1\n2\n3\n4\n5\n") == (b"* that was too much: more than 3 of your lines wait; goodbye\n")
+        assert bob.sees() == b"[lobby] guest1: 0\n* guest1 left the chat (flooding)\n"
+        assert ann.transport.disconnecting
+        ann.lose()
+        assert core.context.reactor.getDelayedCalls() == []

@@ -181,7 +181,7 @@ def test_one_who_does_not_read_is_cut_off_and_the_room_hears_everything(place: C
 
 @inlineCallbacks
 def test_a_goodbye_comes_even_if_much_was_sent_that_nobody_will_read(place: Callable[..., Place]) -> Any:
-    here = place(rate=0.01, burst=1)
+    here = place(rate=0.01, burst=1, backlog=1_000_000)
     caller = yield here.call_tcp()
     caller.transport.write(b"line\n" * 200_000)
     yield caller.sees(b"none is lost\n")
@@ -238,3 +238,14 @@ def test_a_tls_client_over_the_members_limit_is_told_so(
     second = yield here.call_tls(certificate)
     got = yield second.closed
     assert got == b"* the chat is full (1 members), come back later\n"
+
+
+@inlineCallbacks
+def test_a_flood_is_told_why_it_is_cut_off(place: Callable[..., Place]) -> Any:
+    here = place()
+    caller = yield here.call_tcp()
+    caller.transport.write(b"line\n" * 200_000)
+    got = yield caller.sees(b"wait; goodbye\n")
+    assert got.endswith(b"* that was too much: more than 250 of your lines wait; goodbye\n")
+    caller.transport.loseConnection()
+    yield here.factory.ended[0]

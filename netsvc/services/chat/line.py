@@ -121,6 +121,12 @@ class LineChat(Protocol):
         if not self._paused and not self._read_closed:
             self._paused = True
             self.transport.pauseProducing()
+        # Whoever sends more than will ever be read would stay for hours, gone or not.
+        if self._lines.waiting() > (backlog := self._core.options["backlog"]):
+            self._conversation.notice(f"that was too much: more than {backlog} of your lines wait; goodbye")
+            self._reason = "flooding"
+            self.end()
+            return
         if self._conversation.member.bucket.refused == 1:
             rate = self._core.options["rate"]
             self._conversation.notice(f"that was fast: your lines go out at {rate:g} a second now, and none is lost")

@@ -57,6 +57,10 @@ class LineSplitter:
             self._start = 0
         return answers
 
+    def waiting(self) -> int:
+        """Count the lines that have come and were not taken."""
+        return self._buffer.count(b"\n", self._start)
+
     def finish(self) -> None:
         """Take note that no more bytes will come: what is left is a line, without an end."""
         self._finished = True

@@ -49,6 +49,13 @@ class ChatOptions(Options):
         ["rate", None, 5.0, "Lines a second of one member, once the burst is used up", number(0.01, 1_000_000)],
         ["burst", None, 20, "Lines of one member at once", whole_number(1, 1_000_000)],
         [
+            "backlog",
+            None,
+            250,
+            "Lines of one member that may wait for the rate, before it is disconnected",
+            whole_number(1, 1_000_000),
+        ],
+        [
             "send-bytes",
             None,
             128 * 1024,
@@ -66,5 +73,6 @@ class ChatOptions(Options):
         "history",
         "rate",
         "burst",
+        "backlog",
         "send-bytes",
     )
