@@ -32,6 +32,7 @@ class Server:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.lines: list[str] = []
+        self.stderr = ""
         self._rest = b""
         self.process = subprocess.Popen(
             command,
@@ -69,8 +70,8 @@ class Server:
             chunk = os.read(self._stdout.fileno(), 65536) if readable else b""
             if not chunk:
                 self.process.kill()
-                _, stderr = self.process.communicate()
-                raise AssertionError(f"no line matches {pattern!r} in:\n" + "\n".join(self.lines) + stderr.decode())
+                self.wait()
+                raise AssertionError(f"no line matches {pattern!r} in:\n{self.log}\n{self.stderr}")
             self._rest += chunk
 
     def port(self, label: str, place: int = 0) -> int:

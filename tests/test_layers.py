@@ -26,10 +26,6 @@ FLOORS: tuple[set[str], ...] = (
 PUBLIC = "testing"
 COMMANDS = {"tap", "client", "__main__"}
 
-#: Upward imports inside a function, which run when everything is loaded: the adapter from a service to a twistd
-#: command has to stand beside the interface, where Twisted looks for it.
-LATE = {"interfaces": {"service"}}
-
 REACTOR = "twisted.internet.reactor"
 
 
@@ -101,8 +97,7 @@ def test_a_module_imports_from_its_own_floor_and_lower_ones_only(module: str) ->
         assert not {other for other in imports(module) if place(other) in COMMANDS}
         return
     upward = {other for other in imports(module) if place(other) == PUBLIC or floor(other) > floor(module)}
-    assert upward == LATE.get(module, set()), f"{module} (floor {floor(module)}) imports {upward}"
-    assert not upward & imports(module, everywhere=False), f"{module} imports {upward} outside a function"
+    assert not upward, f"{module} (floor {floor(module)}) imports {upward}"
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("services.")])

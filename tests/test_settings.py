@@ -45,6 +45,8 @@ class Wanted(Options):
     def postOptions(self) -> None:
         if self["text"] == "hush" and self["loud"]:
             raise usage.UsageError("--text hush and --loud, but not --louder, contradict --max-sizes")
+        if self["pattern"] and self["max-size"] is None:
+            raise usage.UsageError("--pattern needs --max-size")
 
 
 def mistakes(settings: dict[str, object], written: Callable[[str], str] = "--x-{}".format) -> tuple[str, ...]:
@@ -222,6 +224,11 @@ def test_post_options_judges_all_settings_together_and_names_options_as_they_wer
     )
     assert parse_settings(Wanted, {"text": "hush"})["text"] == "hush"
     assert parse_settings(Wanted, {"loud": True})["loud"] == 1
+
+
+def test_settings_that_are_right_only_together_are_right() -> None:
+    assert parse_settings(Wanted, {"pattern": "a+", "max-size": "5"})["max-size"] == 5
+    assert mistakes({"pattern": "a+"}) == ("--x-pattern needs --x-max-size",)
 
 
 def test_post_options_is_not_asked_about_wrong_settings() -> None:

@@ -1,0 +1,153 @@
+"""A class is served straight from a file or a module, without any plugin."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+
+from netsvc.discovery import adhoc_service
+from netsvc.errors import PluginError
+from netsvc.interfaces import Context, Options
+from tests.site import Place, new_place
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    yield from new_place(tmp_path, monkeypatch)
+
+
+def served(reference: str) -> str:
+    with pytest.raises(PluginError) as raised:
+        adhoc_service(reference)
+    [line] = raised.value.mistakes
+    return line
+
+
+CLASSES = """
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+
+class Line(Protocol):
+    pass
+
+class LineFactory(Factory):
+    protocol = Line
+
+class Letter(DatagramProtocol):
+    pass
+
+class Outer:
+    class Inner(Protocol):
+        pass
+
+line_factory = LineFactory()
+letter = Letter()
+five = 5
+
+def function():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "protocols"),
+    [
+        ("Line", {"stream": "stream"}),
+        ("LineFactory", {"stream": "stream"}),
+        ("line_factory", {"stream": "stream"}),
+        ("Outer.Inner", {"stream": "stream"}),
+        ("Letter", {"datagram": "datagram"}),
+        ("letter", {"datagram": "datagram"}),
+    ],
+)
+def test_a_class_or_a_factory_object_is_served_straight_from_a_file_or_a_module(
+    place: Place, name: str, protocols: dict[str, str]
+) -> None:
+    file = place.write("my_classes.py", CLASSES)
+    for target in (str(file), "my_classes"):
+        service = adhoc_service(f"{target}:{name}")
+        assert service.protocols == protocols
+        [protocol] = protocols
+        instance = service.build(Options(), Context(Clock(), Logger("test")))
+        built: Any = instance.protocol(protocol)
+        assert isinstance(built, Factory | DatagramProtocol)
+        if isinstance(built, Factory):
+            assert isinstance(built.buildProtocol(None), Protocol)
+
+
+def test_a_relative_path_is_below_the_current_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write("deep/my.py", CLASSES)
+    monkeypatch.chdir(place.path)
+    assert adhoc_service("deep/my.py:Line").protocols == {"stream": "stream"}
+    monkeypatch.chdir(place.path / "deep")
+    assert adhoc_service("./my.py:Line").protocols == {"stream": "stream"}
+    assert adhoc_service("my.py:Line").protocols == {"stream": "stream"}
+
+
+def test_a_module_is_looked_for_in_the_current_directory_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_unique_module.py").write_text(CLASSES)
+    importlib.invalidate_caches()
+    # As the console script twistd has it: no "" and no current directory.
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert adhoc_service("my_unique_module:Line").protocols == {"stream": "stream"}
+        assert sys.path[0] == str(tmp_path)
+        adhoc_service("my_unique_module:Letter")
+        assert sys.path.count(str(tmp_path)) == 1
+    finally:
+        del sys.modules["my_unique_module"]
+
+
+def test_two_classes_of_one_file_share_its_module(place: Place) -> None:
+    file = place.write("counted.py", CLASSES + "\nimport builtins\nloads = []\n")
+    one, other = adhoc_service(f"{file}:Line"), adhoc_service(f"{file}:LineFactory")
+    assert other.sources["stream"].protocol is one.sources["stream"]
+
+
+@pytest.mark.parametrize("name", ["five", "function", "Outer", "twisted_missing"])
+def test_what_is_no_protocol_is_not_served(place: Place, name: str) -> None:
+    file = place.write("my_classes.py", CLASSES)
+    line = served(f"{file}:{name}")
+    assert line.startswith(f"--serve {file}:{name}")
+    if name == "twisted_missing":
+        assert "has no attribute 'twisted_missing'" in line
+    else:
+        kind = {"five": "int", "function": "function", "Outer": "type"}[name]
+        assert line.endswith(f": that is {kind}, not a Protocol, DatagramProtocol or Factory class")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("x = (", "SyntaxError: '(' was never closed (broken.py, line 1) at {file}:1"),
+        ("\n1 / 0", "ZeroDivisionError: division by zero at {file}:2"),
+        ("import sys\nsys.exit('usage: broken')", "SystemExit: usage: broken at {file}:2"),
+        ("import no_such_module_here", "ModuleNotFoundError: No module named 'no_such_module_here' at {file}:1"),
+    ],
+)
+def test_a_file_that_does_not_load_is_one_line_with_cause_and_place_each_time(
+    place: Place, text: str, cause: str
+) -> None:
+    file = place.write("broken.py", text)
+    for _ in range(2):
+        assert served(f"{file}:Line") == f"--serve {file}:Line does not load: {cause.format(file=file)}"
+    place.write("broken.py", CLASSES + "# mended, and longer than before")
+    assert adhoc_service(f"{file}:Line").protocols == {"stream": "stream"}
+
+
+def test_a_missing_file_a_missing_module_and_an_empty_name_are_one_line_each() -> None:
+    assert served("./no/such.py:X") == (
+        "--serve ./no/such.py:X does not load: FileNotFoundError: there is no file ./no/such.py"
+    )
+    assert "ModuleNotFoundError: No module named 'no_such_module_here'" in served("no_such_module_here:X")
+    assert "does not load: ValueError: Empty module name" in served("X")
+    assert "does not load: AttributeError" in served("netsvc:")
+    assert served("a\nb:X").startswith(r"--serve a\nb:X does not load: ModuleNotFoundError")

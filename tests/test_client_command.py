@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from netsvc import __version__
+from netsvc.client.command import SUBCOMMANDS, main
+from netsvc.client.failure import ClientError, LeaveError, OutputClosedError
+from netsvc.client.running import conclude
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_alone_it_shows_help_with_three_examples(words: list[str]) -> None:
+    result = CliRunner().invoke(main, words, prog_name="netsvc")
+    assert result.exit_code == 0
+    assert sum(line.startswith("    netsvc ") for line in result.stdout.splitlines()) == 3
+    assert all(f"  {name} " in result.stdout for name in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("name", ["talk", "get", "chat"])
+def test_each_client_explains_itself_with_examples(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"], prog_name="netsvc")
+    assert result.exit_code == 0
+    assert sum(f"netsvc {name} " in line for line in result.stdout.splitlines()) >= 3
+    assert "\\b" not in result.stdout
+
+
+@pytest.mark.parametrize("name", ["talk", "get", "chat"])
+def test_the_list_says_what_the_command_says(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").splitlines()[0] == SUBCOMMANDS[name][1]
+
+
+def test_tells_its_version() -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"netsvc {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"), [("tlak", "did you mean talk?"), ("\x1bzzz", "There is no command \\x1bzzz; netsvc --help")]
+)
+def test_an_unknown_command_names_the_nearest(word: str, says: str) -> None:
+    result = CliRunner().invoke(main, [word])
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_no_command_is_no_command() -> None:
+    assert main.get_command(click.Context(main), "none") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "unwanted"),
+    [
+        (["--help"], {"twisted", "asyncio", "prompt_toolkit", "tqdm", "ssl"}),
+        (["talk", "--help"], {"twisted", "prompt_toolkit", "tqdm"}),
+        (["get", "--help"], {"twisted", "prompt_toolkit", "tqdm"}),
+    ],
+)
+def test_help_imports_no_more_than_it_needs(words: list[str], unwanted: set[str]) -> None:
+    program = "import sys; from netsvc.client.command import main; main(sys.argv[1:], standalone_mode=False); "
+    program += "print('|', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert not unwanted & set(done.stdout.partition("|")[2].split())
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "netsvc"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: netsvc [OPTIONS]")
+
+
+class TestConclude:
+    async def fail(self, error: BaseException) -> int:
+        raise error
+
+    def status(self, client: Coroutine[Any, Any, int]) -> int:
+        with pytest.raises(click.exceptions.Exit) as caught:
+            conclude(client)
+        return caught.value.exit_code
+
+    def test_an_exit_status_is_passed_on(self) -> None:
+        async def client() -> int:
+            await asyncio.sleep(0)
+            return 3
+
+        assert self.status(client()) == 3
+
+    @pytest.mark.parametrize(
+        ("error", "status", "says"),
+        [
+            (ClientError("what, where, cure"), 1, "netsvc: what, where, cure\n"),
+            (LeaveError(), 130, ""),
+            (KeyboardInterrupt(), 130, ""),
+            (OutputClosedError(), 141, ""),
+        ],
+    )
+    def test_each_end_has_its_status(
+        self, error: BaseException, status: int, says: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.status(self.fail(error)) == status
+        assert capsys.readouterr() == ("", says)
+
+    def test_a_mistake_of_ours_is_not_hidden(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            conclude(self.fail(ZeroDivisionError()))

@@ -1,0 +1,152 @@
+"""Datagram services answer whoever may be answered, and nobody else for ever."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import MessageLengthError
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+
+from netsvc.datagram import ECHO_LIKE_PORTS, AnsweringProtocol, LoopGuard
+from netsvc.interfaces import Context, Options
+from netsvc.service import datagram_protocol
+from netsvc.testing import FakeDatagramTransport
+
+
+class Shout(AnsweringProtocol):
+    def answer(self, data: bytes) -> bytes | None:
+        return data.upper() if data != b"quiet" else None
+
+
+class Failing(FakeDatagramTransport):
+    """A socket whose send fails."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__()
+        self._failure = failure
+
+    def write(self, packet: bytes, addr: Any = None) -> None:
+        raise self._failure
+
+
+def core() -> LoopGuard:
+    return LoopGuard(Options(), Context(Clock(), Logger("test")))
+
+
+def bound(host: Any = None, over: LoopGuard | None = None) -> tuple[Any, FakeDatagramTransport]:
+    protocol: Any = datagram_protocol(Shout, over or core())
+    return protocol, FakeDatagramTransport.bind(protocol, host)
+
+
+def test_a_core_keeps_its_options_and_context() -> None:
+    options, context = Options(), Context(Clock(), Logger("test"))
+    guard = LoopGuard(options, context)
+    assert guard.options is options
+    assert guard.context is context
+
+
+def test_the_answer_goes_back_to_the_sender() -> None:
+    protocol, transport = bound()
+    transport.feed(b"hello", ("192.0.2.1", 54321))
+    transport.feed(b"", ("192.0.2.2", 54322))
+    assert transport.written == [(b"HELLO", ("192.0.2.1", 54321)), (b"", ("192.0.2.2", 54322))]
+    assert protocol.dropped == 0
+
+
+def test_none_is_no_answer() -> None:
+    protocol, transport = bound()
+    transport.feed(b"quiet")
+    assert transport.written == []
+    assert protocol.dropped == 0
+
+
+# CERT advisory CA-1996-01: services that answer whatever they get can be made to answer each other.
+@pytest.mark.parametrize("port", [0, 7, 13, 17, 19, 37, 53, 69, 123])
+def test_a_port_of_an_echo_like_service_is_not_answered(port: int) -> None:
+    assert port in ECHO_LIKE_PORTS
+    _, transport = bound()
+    transport.feed(b"hello", ("192.0.2.1", port))
+    assert transport.written == []
+
+
+@pytest.mark.parametrize("port", [1, 6, 8, 18, 54, 122, 124, 1024, 65535])
+def test_any_other_port_is_answered(port: int) -> None:
+    assert len(ECHO_LIKE_PORTS) == 9
+    _, transport = bound()
+    transport.feed(b"hello", ("192.0.2.1", port))
+    assert transport.written == [(b"HELLO", ("192.0.2.1", port))]
+
+
+def test_no_port_of_the_services_own_listeners_is_answered_by_any_of_them() -> None:
+    shared = core()
+    _, one = bound(IPv4Address("UDP", "127.0.0.1", 9001), shared)
+    _, other = bound(IPv6Address("UDP", "::", 9002), shared)
+    for port in (9001, 9002):
+        one.feed(b"hello", ("127.0.0.1", port))
+        other.feed(b"hello", ("::ffff:127.0.0.1", port))
+    assert one.written == other.written == []
+    other.feed(b"hello", ("::1", 9003))
+    assert other.written == [(b"HELLO", ("::1", 9003))]
+
+
+def test_the_ports_of_one_service_are_no_matter_to_another() -> None:
+    bound(IPv4Address("UDP", "127.0.0.1", 9001))
+    _, transport = bound(IPv4Address("UDP", "127.0.0.1", 9002))
+    transport.feed(b"hello", ("127.0.0.1", 9001))
+    assert transport.written == [(b"HELLO", ("127.0.0.1", 9001))]
+
+
+@pytest.mark.parametrize("path", ["/run/peer", b"/run/peer", "\0abstract"])
+def test_a_unix_peer_with_a_path_is_answered(path: str | bytes) -> None:
+    _, transport = bound(UNIXAddress("/run/server"))
+    transport.feed(b"hello", path)
+    assert transport.written == [(b"HELLO", path)]
+
+
+@pytest.mark.parametrize("path", [None, "", b""])
+def test_a_unix_peer_without_a_path_cannot_be_answered(path: str | None) -> None:
+    protocol, transport = bound(UNIXAddress("/run/server"))
+    transport.feed(b"hello", path)
+    assert transport.written == []
+    assert protocol.dropped == 0
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        BlockingIOError(errno.EAGAIN, "full"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "nobody"),
+        OSError(errno.ENETUNREACH, "no route"),
+        PermissionError(errno.EPERM, "firewall"),
+        MessageLengthError("message too long"),
+    ],
+)
+def test_an_answer_that_the_system_will_not_take_is_dropped_and_counted_and_not_logged(failure: Exception) -> None:
+    protocol: Any = datagram_protocol(Shout, core())
+    transport = Failing(failure)
+    transport.protocol = protocol
+    transport.startListening()
+    for _ in range(3):
+        transport.feed(b"hello")
+    assert protocol.dropped == 3
+
+
+def test_an_error_in_an_authors_own_answer_is_not_taken_for_a_lost_one() -> None:
+    class Reading(AnsweringProtocol):
+        def answer(self, data: bytes) -> bytes:
+            raise FileNotFoundError("the answer's file")
+
+    protocol: Any = datagram_protocol(Reading, core())
+    transport = FakeDatagramTransport.bind(protocol)
+    with pytest.raises(FileNotFoundError):
+        transport.feed(b"hello")
+    assert protocol.dropped == 0
+
+
+def test_what_to_answer_is_for_the_author_to_say() -> None:
+    with pytest.raises(NotImplementedError):
+        AnsweringProtocol().answer(b"hello")

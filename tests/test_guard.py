@@ -1,0 +1,374 @@
+"""The guard knows each connection from its first moment to its last, and stands in nobody's way."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
+from twisted.python.failure import Failure
+from twisted.test import iosim
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from netsvc.guard import Guard
+
+PEER = IPv4Address("TCP", "192.0.2.1", 4000)
+
+
+class Recorder(Protocol):
+    """Keeps what it is told, and answers in kind."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def connectionMade(self) -> None:
+        self.events.append("made")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.events.append(f"got {data.decode()}")
+        self.transport.write(data.upper())
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.events.append("lost")
+
+
+@implementer(IProtocol, IHalfCloseableProtocol)
+class Slotted:
+    """A protocol that takes no attributes."""
+
+    __slots__ = ("events", "transport")
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.transport: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        self.events.append("made")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.events.append(f"got {data.decode()}")
+        self.transport.write(data.upper())
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.events.append("lost")
+
+    def readConnectionLost(self) -> None:
+        self.events.append("half")
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        self.events.append("other half")
+
+
+class Making(Factory):
+    """Makes protocols of one class, and keeps them; refuses with None."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.made: list[Any] = []
+        self._make = make
+
+    def buildProtocol(self, addr: object) -> Any:
+        protocol = self._make()
+        if protocol is not None:
+            self.made.append(protocol)
+        return protocol
+
+
+class Wire(StringTransport):
+    """A transport that tells of its end as Twisted's real ones do."""
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__()
+        self.protocol = protocol
+
+    def connectionLost(self, reason: Failure) -> None:
+        protocol = self.protocol
+        del self.protocol
+        protocol.connectionLost(reason)
+
+
+def ending() -> Failure:
+    return Failure(ConnectionDone())
+
+
+def guarded(make: Callable[[], Any], label: str = "x tcp") -> tuple[Guard, Making, IProtocolFactory]:
+    guard, factory = Guard(), Making(make)
+    return guard, factory, guard.wrap(factory, label)
+
+
+def test_a_connection_is_live_from_make_connection_to_connection_lost() -> None:
+    guard, factory, wrapped = guarded(Recorder)
+    ends: list[int] = []
+    guard.ended = lambda: ends.append(len(guard.live))
+    protocol: Any = wrapped.buildProtocol(PEER)
+    assert protocol is factory.made[0]
+    assert not guard.live
+    wire = Wire(protocol)
+    protocol.makeConnection(wire)
+    [connection] = guard.live
+    assert (connection.label, connection.peer) == ("x tcp", PEER)
+    assert connection.protocol is protocol
+    assert connection.transport is wire
+    assert guard.census() == {"x tcp": 1}
+    wire.connectionLost(ending())
+    assert not guard.live
+    assert not guard.census()
+    assert ends == [0]
+    assert protocol.events == ["made", "lost"]
+
+
+def test_a_connection_is_live_already_when_its_protocol_hears_of_it_and_still_when_it_hears_of_the_end() -> None:
+    guard = Guard()
+    seen: list[int] = []
+
+    class Curious(Protocol):
+        def connectionMade(self) -> None:
+            seen.append(len(guard.live))
+
+        def connectionLost(self, reason: object = None) -> None:
+            seen.append(len(guard.live))
+
+    protocol: Any = guard.wrap(Factory.forProtocol(Curious), "x tcp").buildProtocol(PEER)
+    wire = Wire(protocol)
+    protocol.makeConnection(wire)
+    wire.connectionLost(ending())
+    assert seen == [1, 1]
+
+
+def test_nothing_of_the_guard_is_on_the_data_path() -> None:
+    _, _, wrapped = guarded(Recorder)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    wire = Wire(protocol)
+    protocol.makeConnection(wire)
+    assert type(protocol) is Recorder
+    assert set(vars(protocol)) == {"events", "transport", "connected"}
+    assert protocol.transport is wire
+    assert set(vars(wire)) - set(vars(Wire(protocol))) == {"connectionLost"}
+    wire.connectionLost(ending())
+    assert "connectionLost" not in vars(wire)
+
+
+@pytest.mark.parametrize("make", [Recorder, Slotted])
+def test_a_fake_transport_without_connection_lost_will_do(make: Callable[[], Any]) -> None:
+    guard, factory, wrapped = guarded(make)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    transport = StringTransportWithDisconnection()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    assert guard.census() == {"x tcp": 1}
+    protocol.dataReceived(b"hello")
+    assert transport.value() == b"HELLO"
+    transport.loseConnection()
+    assert not guard.live
+    assert factory.made[0].events == ["made", "got hello", "lost"]
+
+
+@pytest.mark.parametrize("make", [Recorder, Slotted])
+def test_a_simulated_conversation_is_counted(make: Callable[[], Any]) -> None:
+    guard, factory, wrapped = guarded(make)
+    client, server = Recorder(), wrapped.buildProtocol(PEER)
+    pump = iosim.connect(
+        server, iosim.FakeTransport(server, isServer=True), client, iosim.FakeTransport(client, isServer=False)
+    )
+    assert guard.census() == {"x tcp": 1}
+    client.transport.write(b"hello")
+    pump.pump()
+    pump.pump()
+    assert client.events == ["made", "got HELLO"]
+    client.transport.loseConnection()
+    pump.flush()
+    assert not guard.live
+    assert factory.made[0].events[-1] == "lost"
+
+
+def test_a_protocol_with_slots_is_introduced_to_its_transport_and_then_left_alone() -> None:
+    guard, factory, wrapped = guarded(Slotted)
+    introduction: Any = wrapped.buildProtocol(PEER)
+    [protocol] = factory.made
+    wire = Wire(introduction)
+    introduction.makeConnection(wire)
+    assert wire.protocol is protocol
+    assert protocol.transport is wire
+    assert guard.census() == {"x tcp": 1}
+    wire.connectionLost(ending())
+    assert not guard.live
+    assert protocol.events == ["made", "lost"]
+
+
+def test_what_stands_in_for_a_protocol_with_slots_provides_what_that_provides() -> None:
+    _, _, wrapped = guarded(Slotted)
+    introduction: Any = wrapped.buildProtocol(PEER)
+    assert IProtocol.providedBy(introduction)
+    assert IHalfCloseableProtocol.providedBy(introduction)
+    assert not hasattr(introduction, "no_such_thing")
+
+
+def test_a_connection_whose_protocol_is_changed_is_one_connection_to_its_end() -> None:
+    guard, _, wrapped = guarded(Recorder)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    wire = Wire(protocol)
+    protocol.makeConnection(wire)
+    successor = Recorder()
+    wire.protocol = successor
+    successor.makeConnection(wire)
+    assert guard.census() == {"x tcp": 1}
+    wire.connectionLost(ending())
+    assert not guard.live
+    assert successor.events == ["made", "lost"]
+    assert protocol.events == ["made"]
+
+
+def test_a_refused_connection_is_closed_and_never_live() -> None:
+    guard, _, wrapped = guarded(lambda: None)
+    refusal: Any = wrapped.buildProtocol(PEER)
+    wire = Wire(refusal)
+    refusal.makeConnection(wire)
+    assert wire.disconnecting
+    assert not guard.live
+    wire.connectionLost(ending())
+
+
+def test_a_protocol_that_fails_at_its_start_or_end_is_counted_out_all_the_same() -> None:
+    class Clumsy(Protocol):
+        def connectionMade(self) -> None:
+            raise ZeroDivisionError
+
+        def connectionLost(self, reason: object = None) -> None:
+            raise LookupError
+
+    guard, _, wrapped = guarded(Clumsy)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    wire = Wire(protocol)
+    with pytest.raises(ZeroDivisionError):
+        protocol.makeConnection(wire)
+    # Twisted logs that, and keeps the connection open.
+    assert guard.census() == {"x tcp": 1}
+    with pytest.raises(LookupError):
+        wire.connectionLost(ending())
+    assert not guard.live
+
+
+def test_a_connection_lost_twice_is_counted_out_once() -> None:
+    guard, _, wrapped = guarded(Recorder)
+    ends: list[int] = []
+    guard.ended = lambda: ends.append(1)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    transport = StringTransport()
+    protocol.makeConnection(transport)
+    protocol.connectionLost(ending())
+    protocol.connectionLost(ending())
+    assert ends == [1]
+
+
+def test_the_census_counts_by_listener() -> None:
+    guard = Guard()
+    for label, count in (("a tcp", 2), ("b tcp", 1)):
+        for _ in range(count):
+            protocol: Any = guard.wrap(Factory.forProtocol(Protocol), label).buildProtocol(PEER)
+            protocol.makeConnection(StringTransport())
+    assert guard.census() == {"a tcp": 2, "b tcp": 1}
+
+
+@pytest.mark.parametrize("make", [Recorder, type("WeakSlotted", (Slotted,), {"__slots__": ("__weakref__",)})])
+@pytest.mark.parametrize("transport_class", [Wire, StringTransportWithDisconnection])
+def test_no_reference_cycle_stays_after_the_end(make: Callable[[], Any], transport_class: Any) -> None:
+    guard, factory, wrapped = guarded(make)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    transport = Wire(protocol) if transport_class is Wire else transport_class()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    if transport_class is Wire:
+        transport.connectionLost(ending())
+    else:
+        transport.loseConnection()
+        del transport.protocol
+    kept = [weakref.ref(factory.made.pop()), weakref.ref(transport), weakref.ref(protocol)]
+    gc.disable()
+    try:
+        del protocol, transport
+        assert [reference() for reference in kept] == [None, None, None]
+    finally:
+        gc.enable()
+    assert not guard.live
+
+
+def test_a_factory_is_started_and_stopped_without_its_line_in_the_log_and_the_port_bears_the_label() -> None:
+    calls: list[str] = []
+
+    class Lively(Factory):
+        def startFactory(self) -> None:
+            calls.append("start")
+
+        def stopFactory(self) -> None:
+            calls.append("stop")
+
+    factory = Lively()
+    wrapped: Any = Guard().wrap(factory, "x tcp")
+    wrapped.doStart()
+    wrapped.doStop()
+    assert calls == ["start", "stop"]
+    assert factory.noisy is False
+    assert wrapped.noisy is False
+    assert wrapped.logPrefix() == "x tcp"
+
+
+def test_a_factory_by_interface_alone_need_not_know_noise() -> None:
+    @implementer(IProtocolFactory)
+    class Plain:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def doStart(self) -> None:
+            self.calls.append("start")
+
+        def doStop(self) -> None:
+            self.calls.append("stop")
+
+        def buildProtocol(self, addr: object) -> Any:
+            return Recorder()
+
+    factory = Plain()
+    wrapped: Any = Guard().wrap(factory, "x tcp")
+    wrapped.doStart()
+    wrapped.doStop()
+    assert factory.calls == ["start", "stop"]
+    assert not hasattr(factory, "noisy")
+
+
+def test_twisteds_web_server_runs_guarded_though_its_protocol_is_a_proxy() -> None:
+    guard = Guard()
+
+    class Page(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: object) -> bytes:
+            return b"a page"
+
+    site: Any = Site(Page(), timeout=None, reactor=Clock())
+    wrapped: Any = guard.wrap(site, "web tcp")
+    wrapped.doStart()
+    protocol: Any = wrapped.buildProtocol(PEER)
+    wire = Wire(protocol)
+    protocol.makeConnection(wire)
+    assert guard.census() == {"web tcp": 1}
+    protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert wire.value().endswith(b"\r\n\r\na page")
+    wire.connectionLost(ending())
+    assert not guard.live
+    wrapped.doStop()
