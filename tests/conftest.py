@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,12 @@ from zope.interface import implementer
 # A deadline is a timing assertion: what it says depends on who else uses the machine.
 settings.register_profile("netsvc", deadline=None, max_examples=50)
 settings.load_profile("netsvc")
+
+
+def pytest_collection_finish() -> None:
+    """Let the many garbage collections of the contract checks pass over what was there before the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 class LoggedErrors(list[Any]):
