@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from netsvc.address import Address, parse_address
-from netsvc.discovery import Catalogue, adhoc_service, nearest
+from netsvc.adhoc import adhoc_service
+from netsvc.discovery import Catalogue, nearest
 from netsvc.errors import MistakeError, PluginError
 from netsvc.interfaces import INetworkService, Kind
 from netsvc.listeners import check_address

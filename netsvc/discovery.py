@@ -9,7 +9,6 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,22 +16,20 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.interfaces import IProtocol, IProtocolFactory
-from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.plugin import CachedDropin, CachedPlugin, getCache
 from twisted.python.modules import getModule
 
 from netsvc.errors import PluginError
 from netsvc.interfaces import INetworkService
-from netsvc.service import Service, ServicePlugin
+from netsvc.service import ServicePlugin
 from netsvc.text import escape
 
-__all__ = ["Catalogue", "Found", "adhoc_service", "discover"]
+__all__ = ["ANYTHING", "Catalogue", "Found", "describe", "discover", "nearest"]
 
 GROUP = "netsvc.services"
 
 #: What somebody else's module may raise while it is imported; a script without `if __name__` exits.
-_ANYTHING = (Exception, SystemExit)
+ANYTHING = (Exception, SystemExit)
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Found:
             if INetworkService.providedBy(service):
                 # What every use of a service asks first.
                 service.options(), next(iter(service.protocols))
-        except _ANYTHING as error:
+        except ANYTHING as error:
             raise PluginError(
                 [f"service {self.name} does not load: {describe(error)} (from {self.origin}); mend or uninstall it"]
             ) from error
@@ -72,7 +69,14 @@ class Found:
         return service
 
 
-_NOT_THE_AUTHORS = (__file__, ServicePlugin.load.__code__.co_filename, str(Path(importlib.__file__).parent), "<frozen ")
+#: Where the frames of an import begin that are not the author's: ours, and the import machinery's.
+_NOT_THE_AUTHORS = (
+    __file__,
+    str(Path(__file__).with_name("adhoc.py")),
+    ServicePlugin.load.__code__.co_filename,
+    str(Path(importlib.__file__).parent),
+    "<frozen ",
+)
 
 
 def describe(error: BaseException) -> str:
@@ -163,7 +167,7 @@ def _from_plugin_files(problems: list[str]) -> Iterator[Found]:
         if module.name.rpartition(".")[2] not in cache:
             try:
                 module.load()
-            except _ANYTHING as error:
+            except ANYTHING as error:
                 problems.append(_broken_file(module.filePath.path, error))
     for dropin in cache.values():
         for plugin in dropin.plugins:
@@ -171,7 +175,7 @@ def _from_plugin_files(problems: list[str]) -> Iterator[Found]:
                 continue
             try:
                 found = _from_plugin(dropin, plugin)
-            except _ANYTHING as error:
+            except ANYTHING as error:
                 # The cache is newer than the file, but what the file imports is gone.
                 problems.append(_broken_file(dropin.moduleName, error))
             else:
@@ -207,54 +211,3 @@ def discover() -> Catalogue:
     for found in _from_entry_points(catalogue.problems):
         catalogue.add(found)
     return catalogue
-
-
-_PYTHON_FILE = re.compile(r".*(\.py|/.*)")
-
-
-def _import_target(target: str) -> Any:
-    path = Path(target)
-    if not _PYTHON_FILE.fullmatch(target):
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            # As `python -m` and gunicorn do: the module in the current directory is the one that is meant.
-            sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(target)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {target}")
-    name = f"netsvc_served_{abs(hash(path.resolve())):x}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
-
-
-def adhoc_service(reference: str) -> Service:
-    """Make a service of the class, Protocol, Factory or DatagramProtocol, that `PATH_OR_MODULE:NAME` names.
-
-    Its one protocol is called `stream` or `datagram`. Raises `PluginError` if there is no such thing.
-    """
-    target, _, name = reference.rpartition(":")
-    try:
-        source = _import_target(target)
-        for part in name.split("."):
-            source = getattr(source, part)
-    except _ANYTHING as error:
-        raise PluginError([f"--serve {reference} does not load: {describe(error)}"]) from error
-    label = "serve"
-    is_class = isinstance(source, type)
-    if isinstance(source, AbstractDatagramProtocol) or (is_class and issubclass(source, AbstractDatagramProtocol)):
-        return Service(label, reference, datagrams={"datagram": source})
-    if IProtocolFactory.providedBy(source) or (
-        is_class and (IProtocol.implementedBy(source) or IProtocolFactory.implementedBy(source))
-    ):
-        return Service(label, reference, streams={"stream": source})
-    raise PluginError(
-        [f"--serve {reference}: that is {type(source).__name__}, not a Protocol, DatagramProtocol or Factory class"]
-    )

@@ -13,7 +13,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 
-from netsvc.discovery import adhoc_service
+from netsvc.adhoc import adhoc_service
 from netsvc.errors import PluginError
 from netsvc.interfaces import Context, Options
 from tests.site import Place, new_place

@@ -17,7 +17,7 @@ ROOT = Path(netsvc.__file__).parent
 FLOORS: tuple[set[str], ...] = (
     {"", "interfaces", "errors", "text", "settings", "address", "plan"},
     {"service", "datagram"},
-    {"guard", "discovery", "services"},
+    {"adhoc", "guard", "discovery", "services"},
     {"faults", "sockets", "listeners"},
     {"drain", "process", "host"},
     {"arguments", "pages", "tap", "client", "__main__"},
