@@ -134,7 +134,8 @@ class OnTerminal:
         }
         self.seen = ""
         self.process = subprocess.Popen(
-            [*NETSVC, *words],
+            # The leader of a new session that opens a terminal has it as its own, and so Ctrl-C reaches it.
+            ["/bin/sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(slave), *NETSVC, *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,

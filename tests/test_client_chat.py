@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from netsvc.client.address import parse_server
 from netsvc.client.chat import chat
 from netsvc.client.command import main
+from netsvc.client.failure import ClientError
 from netsvc.client.options import Server
 from netsvc.client.terminal import Terminal
 from tests.client_peer import netsvc, read_line, stream_server
@@ -76,14 +77,16 @@ def test_a_line_that_is_too_long_stays_one_line(tmp_path: Path) -> None:
     assert not room.lines
 
 
-def test_a_server_that_never_closes_is_left_after_the_wait(tmp_path: Path) -> None:
+def test_a_server_that_never_closes_is_left_with_an_error_after_the_wait(tmp_path: Path) -> None:
     held = []
 
     def hold(connection: socket.socket) -> None:
         connection.sendall(b"* hello\n")
         held.append(connection.dup())
 
-    assert chat_in_pipe(hold, b"a\n", tmp_path, [], wait=0.05) == b"* hello\n"
+    with pytest.raises(ClientError, match=r"the server did not close within 0.05 s; it may not have taken every line"):
+        chat_in_pipe(hold, b"a\n", tmp_path, [], wait=0.05)
+    assert (tmp_path / "out").read_bytes() == b"* hello\n"
     held[0].close()
 
 

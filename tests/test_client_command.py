@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -51,6 +52,10 @@ def test_an_unknown_command_names_the_nearest(word: str, says: str) -> None:
     result = CliRunner().invoke(main, [word])
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_a_shell_can_complete_the_commands() -> None:
+    assert main.list_commands(click.Context(main)) == list(SUBCOMMANDS)
 
 
 def test_no_command_is_no_command() -> None:
@@ -108,6 +113,16 @@ class TestConclude:
     ) -> None:
         assert self.status(self.fail(error)) == status
         assert capsys.readouterr() == ("", says)
+
+    def test_runs_outside_the_main_thread_where_no_signal_comes(self) -> None:
+        statuses = []
+        thread = threading.Thread(target=lambda: statuses.append(self.status(self.seven())))
+        thread.start()
+        thread.join()
+        assert statuses == [7]
+
+    async def seven(self) -> int:
+        return 7
 
     def test_a_mistake_of_ours_is_not_hidden(self) -> None:
         with pytest.raises(ZeroDivisionError):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from netsvc.client.address import ServerAddress, parse_server
 from netsvc.client.connection import UNREAD_LIMIT, Conversation, Datagrams, Stream, connect
 from netsvc.client.failure import ClientError, explain
 from netsvc.client.resolve import resolve
-from tests.client_peer import datagram_server, echo, make_certificate, read_line, reset, stream_server
+from tests.client_peer import PATIENCE, datagram_server, echo, make_certificate, read_line, reset, stream_server
 
 
 def converse(
@@ -123,6 +124,8 @@ class TestStream:
 
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(pour(), 0.05)
+            assert isinstance(conversation, Stream)
+            await conversation.close(0.01)
             raise ClientError("left")
 
         def hold(connection: socket.socket) -> None:
@@ -135,6 +138,23 @@ class TestStream:
             with pytest.raises(ClientError, match="left"):
                 converse(str(port), talk)
             holder.send(b"x")
+
+    def test_a_server_that_reads_slowly_gets_everything(self) -> None:
+        size = 8_000_000
+        received = []
+
+        async def talk(conversation: Conversation) -> None:
+            for _ in range(size // 80_000):
+                await conversation.send(bytes(80_000))
+            conversation.finish()
+            assert await everything(conversation) == b""
+
+        def read(connection: socket.socket) -> None:
+            received.append(sum(len(data) for data in iter(lambda: connection.recv(10_000), b"")))
+
+        with stream_server(read) as port:
+            converse(str(port), talk)
+        assert received == [size]
 
 
 class TestTls:
@@ -253,6 +273,37 @@ class TestFailures:
 
 
 class TestResolve:
+    def test_a_name_that_nobody_knows_is_an_error(self) -> None:
+        def unknown(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        with pytest.raises(socket.gaierror):
+            asyncio.run(resolve("example", 7, socket.SOCK_STREAM, unknown))
+
+    @pytest.mark.parametrize("closes", [False, True])
+    def test_nobody_waits_for_a_look_up_that_was_given_up(self, closes: bool) -> None:
+        answers, answered = threading.Event(), threading.Event()
+
+        def slow(*_: object, **__: object) -> list[object]:
+            answers.wait(PATIENCE)
+            answered.set()
+            return []
+
+        async def give_up() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(resolve("example", 7, socket.SOCK_STREAM, slow), 0.01)
+            if not closes:
+                answers.set()
+                while any(thread.name == "resolve" for thread in threading.enumerate()):
+                    await asyncio.sleep(0)
+
+        asyncio.run(give_up())
+        answers.set()
+        assert answered.wait(PATIENCE)
+        for thread in threading.enumerate():
+            if thread.name == "resolve":
+                thread.join(PATIENCE)
+
     def test_a_literal_needs_no_look_up(self) -> None:
         found = asyncio.run(resolve("::1", 7, socket.SOCK_STREAM))
         assert [place[4][:2] for place in found] == [("::1", 7)]

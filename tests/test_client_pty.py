@@ -78,6 +78,16 @@ class TestTalk:
             terminal.read_until("netsvc: the server closed the connection")
             assert terminal.end() == 0
 
+    def test_a_flood_does_not_hold_the_keys_up(self) -> None:
+        def flood(connection: socket.socket) -> None:
+            while True:
+                connection.sendall(b"a line of the flood\n" * 1000)
+
+        with stream_server(flood) as port, OnTerminal("talk", str(port)) as terminal:
+            terminal.read_until("a line of the flood\r\n" * 3)
+            terminal.type("q\r")
+            assert terminal.end() == 0
+
     def test_a_paste_of_several_lines_is_several_lines(self) -> None:
         lines = []
 
@@ -217,8 +227,8 @@ class TestGet:
     def test_output_to_the_terminal_is_made_safe(self, tmp_path: Path) -> None:
         def serve(connection: socket.socket) -> None:
             read_line(connection)
-            connection.sendall(b"\x1b[2Jtext")
+            connection.sendall(b"\x1b[2Jtext\r")
 
         with stream_server(serve) as port, OnTerminal("get", str(port), "x", "-o", "-", cwd=tmp_path) as terminal:
             assert terminal.end() == 0
-            assert terminal.seen == "\\x1b[2Jtext\r\n"
+            assert terminal.seen == "\\x1b[2Jtext\\r\r\n"

@@ -134,6 +134,15 @@ def test_questions_and_notices_go_to_standard_error(capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "netsvc: now\nport: \n" * 2)
 
 
+def test_a_person_who_answers_has_ended_the_line(capfd: pytest.CaptureFixture[str]) -> None:
+    master, slave = pty.openpty()
+    os.write(master, b"9\n")
+    assert asyncio.run(Terminal(slave, None).ask("port: ")) == "9"
+    assert capfd.readouterr().err == "port: "
+    os.close(slave)
+    os.close(master)
+
+
 def test_what_the_output_cannot_express_is_escaped() -> None:
     reader, writer = os.pipe()
     asyncio.run(Terminal(None, writer, "ascii").show("é你\n"))
@@ -189,6 +198,9 @@ def test_a_screen_gets_its_last_line_ended() -> None:
     terminal.end_line()
     terminal.write(b"b\n")
     terminal.end_line()
-    assert os.read(master, 99) == b"a\r\nb\r\n"
+    shown = b""
+    while len(shown) < 6:
+        shown += os.read(master, 99)
+    assert shown == b"a\r\nb\r\n"
     os.close(slave)
     os.close(master)

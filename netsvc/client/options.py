@@ -1,0 +1,109 @@
+"""The options that the clients share, and what is made of them."""
+
+from __future__ import annotations
+
+import codecs
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from netsvc.client.address import ServerAddress, parse_server
+from netsvc.client.failure import ClientError, reason
+from netsvc.text import escape
+
+__all__ = ["Server", "encoding_option", "server_options"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _AddressType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic from click 8.5 on
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ServerAddress:
+        try:
+            return parse_server(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _EncodingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    name = "encoding"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            name = codecs.lookup(value).name
+            # str.encode refuses what is no text encoding, such as base64; others cannot take their text in parts.
+            "a\n".encode(name)
+            encoder = codecs.getincrementalencoder(name)("surrogateescape")
+            decoder = codecs.getincrementaldecoder(name)("backslashreplace")
+            decoder.decode(encoder.encode("a\n") + b"\xff")
+        except (LookupError, ValueError, TypeError):
+            self.fail(f"{escape(value)} is no text encoding; use a name such as utf-8, gbk or latin-1", param, ctx)
+        return name
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that the user named, and whom to trust that it is the one."""
+
+    address: ServerAddress | None
+    authority: str | None = None
+    insecure: bool = False
+
+    def check(self) -> None:
+        """Raise `click.UsageError` if options do not fit the address."""
+        if self.authority and self.insecure:
+            raise click.UsageError("--ca says whom to trust, --insecure to trust anybody: give one of them")
+        if (self.authority or self.insecure) and (self.address is None or self.address.scheme != "ssl"):
+            raise click.UsageError("--ca and --insecure are for an ssl: address")
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return what to make a TLS connection with, or None for any other address. Raises `ClientError`."""
+        if self.address is None or self.address.scheme != "ssl":
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.authority)
+        except OSError as error:
+            raise ClientError(f"--ca {escape(str(self.authority))}: no certificate in it ({reason(error)})") from None
+        if self.insecure:
+            click.echo("netsvc: warning: --insecure: anybody could answer in this server's place", err=True)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def encoding_option(function: _Function) -> _Function:
+    """Add `--encoding`."""
+    return click.option(
+        "--encoding",
+        type=_EncodingType(),
+        default="utf-8",
+        show_default=True,
+        help="The server's text encoding: gbk, …",
+    )(function)
+
+
+def server_options(*, required: bool) -> Callable[[_Function], _Function]:
+    """Add the ADDRESS argument and the options of TLS."""
+
+    def decorate(function: _Function) -> _Function:
+        for decorator in (
+            click.option("--insecure", is_flag=True, help="Do not check the server's TLS certificate."),
+            click.option(
+                "--ca",
+                "authority",
+                metavar="FILE",
+                type=click.Path(exists=True, dir_okay=False),
+                help="Trust the certificates in this PEM file, instead of the system's.",
+            ),
+            click.argument(
+                "address", type=_AddressType(), metavar="ADDRESS" if required else "[ADDRESS]", required=required
+            ),
+        ):
+            function = decorator(function)
+        return function
+
+    return decorate
