@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from hypothesis import settings
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+# It is for this run of pytest, not for those that tests start.
+os.environ.pop("PYTEST_ADDOPTS", None)
 
 # A deadline is a timing assertion: what it says depends on who else uses the machine.
 settings.register_profile("netsvc", deadline=None, max_examples=50)

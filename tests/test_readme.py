@@ -103,3 +103,12 @@ def test_the_dependencies_named_are_those_declared() -> None:
     for line in declared[1].splitlines():
         name = re.split(r"[ \[>]", line.strip())[0]
         assert name in section, name
+
+
+@pytest.mark.skipif(shutil.which("nc") is None, reason="needs nc, which .ci/run installs")
+def test_nc_is_client_enough() -> None:
+    with Server.twistd("--tcp", "0", "--chat", "0") as server:
+        echo = run("nc", "-N", "localhost", str(server.port("echo tcp")), stdin="hello\n你好\n")
+        assert echo.stdout == "hello\n你好\n"
+        chat = run("nc", "-N", "localhost", str(server.port("chat line")), stdin="/nick 小明\n/who\n")
+        assert "* in lobby: 小明\n" in chat.stdout
