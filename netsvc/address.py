@@ -40,7 +40,8 @@ class Address:
 
     `text` is what the user wrote. `scheme` is `inet` for a port with an optional `host` (None: every
     interface, IPv4 and IPv6), else the endpoint's scheme. `arguments` are those of a datagram endpoint; a
-    stream endpoint is kept whole in `text`, for Twisted to read.
+    stream endpoint is kept whole in `text`, for Twisted to read, and `host` and `port` tell where tcp:, tcp6:
+    and ssl: listen.
     """
 
     text: str
@@ -113,10 +114,13 @@ def _datagram_endpoint(text: str, scheme: str) -> Address:
 
 
 def _stream_endpoint(text: str, scheme: str) -> Address:
-    if scheme in ("tcp", "tcp6"):
-        positional, arguments = _endpoint_arguments(text)
-        _port(arguments.get("port") or "".join(positional[1:2]))
-    return Address(text, "stream", scheme)
+    if scheme not in ("tcp", "tcp6", "ssl"):
+        return Address(text, "stream", scheme)
+    positional, arguments = _endpoint_arguments(text)
+    port = _port(arguments.get("port") or "".join(positional[1:2]))
+    # Twisted's tcp6: on every interface takes IPv4 along, as a bare port does.
+    host = arguments.get("interface") or (None if scheme == "tcp6" else "0.0.0.0")
+    return Address(text, "stream", scheme, host, port)
 
 
 def parse_address(text: str, kind: Kind) -> Address:

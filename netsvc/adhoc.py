@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol
 
-from netsvc.discovery import ANYTHING, describe
+from netsvc.discovery import ANYTHING, describe, nearest
 from netsvc.errors import PluginError
 from netsvc.service import Service
 
@@ -52,10 +52,12 @@ def adhoc_service(reference: str) -> Service:
     target, _, name = reference.rpartition(":")
     try:
         source = _import_target(target)
-        for part in name.split("."):
-            source = getattr(source, part)
     except ANYTHING as error:
         raise PluginError([f"--serve {reference} does not load: {describe(error)}"]) from error
+    for part in name.split("."):
+        if not hasattr(source, part):
+            raise PluginError([f"--serve {reference}: {target} has no {name}{nearest(part, dir(source))}"])
+        source = getattr(source, part)
     is_class = isinstance(source, type)
     if isinstance(source, AbstractDatagramProtocol) or (is_class and issubclass(source, AbstractDatagramProtocol)):
         return Service("serve", reference, datagrams={"datagram": source})
@@ -64,5 +66,8 @@ def adhoc_service(reference: str) -> Service:
     ):
         return Service("serve", reference, streams={"stream": source})
     raise PluginError(
-        [f"--serve {reference}: that is {type(source).__name__}, not a Protocol, DatagramProtocol or Factory class"]
+        [
+            f"--serve {reference}: {name} is {'another class' if is_class else type(source).__name__}, "
+            "not a Protocol, DatagramProtocol or Factory class"
+        ]
     )

@@ -25,6 +25,15 @@ EXAMPLES = ("--tcp 9001 --udp 9001", "--chat 9002", "--files 9003 --files-root .
 
 _LONGEST_DRAIN = 86400
 
+#: Options of twistd itself, which go before the plugin's name.
+_TWISTDS = frozenset(
+    ("chroot", "debug", "euid", "gid", "logfile", "logger", "no_save", "nodaemon", "originalname", "pidfile")
+    + ("prefix", "profile", "profiler", "python", "reactor", "rundir", "savestats", "syslog", "uid", "umask")
+)
+
+#: Options that show something and end the command, before any other word is read.
+_PAGES = ("help", "list", "version")
+
 
 def load_use(use: ServiceUse, catalogue: Catalogue) -> INetworkService:
     """Load the service that a plan names. Raises `PluginError`."""
@@ -71,7 +80,9 @@ class _Reader:
             self._read_option(name, given)
 
     def _read_bare_word(self, word: str) -> None:
-        if self.alone is not None:
+        if len(word) > 1 and word.startswith("-"):
+            self.mistakes.append(f"{escape(word)} is no option here; those of twistd go before the plugin's name")
+        elif self.alone is not None:
             self._listen(self.alone, "", word, word)
         else:
             self.mistakes.append(
@@ -112,10 +123,14 @@ class _Reader:
 
     def _read_option(self, name: str, value: str | None) -> None:
         parts = self._split(name)
-        if name == "drain":
+        if name in _PAGES:
+            self.mistakes.append(f"--{name} takes no value")
+        elif name == "drain":
             self._read_drain(value)
         elif name == "serve" and self.alone is None:
             self._serve(value)
+        elif parts is None and name in _TWISTDS:
+            self.mistakes.append(f"--{name} is an option of twistd: write it before the plugin's name")
         elif parts is None:
             known = [*self.catalogue.services, *SHORTHANDS, "drain", "serve", "list", "help"]
             # A mistyped service shows in its first word, a mistyped protocol or option in the whole.
@@ -204,7 +219,7 @@ class _Reader:
                 self.mistakes += error.mistakes
         self.mistakes += _clashes(self.listeners)
         if not self.listeners and not self.mistakes:
-            command = f"netsvc-{self.alone}" if self.alone else "netsvc"
+            command = f"twistd -n netsvc-{self.alone}" if self.alone else "twistd -n netsvc"
             examples = ("9001",) if self.alone else EXAMPLES
             self.mistakes.append(f"nothing to run; for example: {'  or  '.join(f'{command} {e}' for e in examples)}")
 
@@ -226,10 +241,19 @@ def _clashes(listeners: Sequence[Listener]) -> Iterator[str]:
                 )
 
 
+def _covers(one: Address, other: Address) -> bool:
+    """Tell whether `one` takes every interface that `other` may name. Names are not resolved here."""
+    if one.host is None or other.host is None:
+        return True
+    if ":" in other.host:
+        return one.host == "::"
+    return one.host == "0.0.0.0" and re.fullmatch(r"[0-9.]+", other.host) is not None
+
+
 def _overlap(one: Address, other: Address) -> bool:
     if one.kind != other.kind:
         return False
-    if one.scheme == other.scheme == "inet" and one.port:
-        return one.port == other.port and (one.host == other.host or one.host is None or other.host is None)
+    if one.port and other.port:
+        return one.port == other.port and (one.host == other.host or _covers(one, other) or _covers(other, one))
     # Port 0 is another one each time.
     return one.scheme != "inet" and one.text == other.text and not re.search("[:=]0+(:|$)", one.text)

@@ -20,8 +20,10 @@ from twisted.plugin import CachedDropin, CachedPlugin, getCache
 from twisted.python.modules import getModule
 
 from netsvc.errors import PluginError
+from netsvc.hush import hushed
 from netsvc.interfaces import INetworkService
 from netsvc.service import ServicePlugin
+from netsvc.settings import declared_settings
 from netsvc.text import escape
 
 __all__ = ["ANYTHING", "Catalogue", "Found", "describe", "discover", "nearest"]
@@ -65,6 +67,13 @@ class Found:
         if service.name != self.name:
             raise PluginError(
                 [f"service {self.name} calls itself {service.name} (from {self.origin}); give both the same name"]
+            )
+        for both in service.protocols.keys() & {setting.name for setting in declared_settings(service.options)}:
+            raise PluginError(
+                [
+                    f"service {self.name} has a protocol and an option called {both}, and --{self.name}-{both} cannot "
+                    f"be both (from {self.origin}); rename one of them"
+                ]
             )
         return service
 
@@ -161,8 +170,8 @@ def _entry_point_origin(point: EntryPoint) -> str:
 def _from_plugin_files(problems: list[str]) -> Iterator[Found]:
     import twisted.plugins
 
-    cache: Mapping[str, CachedDropin] = getCache(twisted.plugins)
-    # getCache logs a file that does not import and leaves it out: we say so, in a line of our own.
+    # getCache logs the traceback of a file that does not import and leaves it out: we say so in a line.
+    cache: Mapping[str, CachedDropin] = hushed(getCache, twisted.plugins)
     for module in getModule("twisted.plugins").iterModules():
         if module.name.rpartition(".")[2] not in cache:
             try:

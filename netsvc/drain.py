@@ -58,7 +58,9 @@ class Drain:
             answer.addBoth(self._answered)
         if self._guard.live:
             _log.info(
-                "draining: {count} connections have up to {seconds:g} s", count=self._began, seconds=self._seconds
+                "draining: {open} may go on for {seconds:g} s; a second interrupt ends the wait",
+                open=_connections(self._began),
+                seconds=self._seconds,
             )
         self._guard.ended = self._look
         self._look()
@@ -106,7 +108,7 @@ class Drain:
         if not self._began:
             return "no connection was open"
         closed = self._closed - self._aborted
-        parts = [f"{self._began - closed.total() - self._aborted.total()} connections ended by themselves"]
+        parts = [f"{_connections(self._began - closed.total() - self._aborted.total())} ended by themselves"]
         if closed:
             parts.append(f"closed at the end of {self._seconds:g} s: {_count(closed)}")
         if self._aborted:
@@ -123,6 +125,10 @@ def _close(transport: Any) -> None:
         transport.loseWriteConnection()
     else:
         transport.loseConnection()
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'' if count == 1 else 's'}"
 
 
 def _count(census: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 from contextlib import suppress
@@ -21,6 +22,13 @@ def explain(error: Exception, address: Address) -> str:
     cause: Any = getattr(error, "socketError", error)
     number = getattr(cause, "errno", None)
     port: Any = getattr(error, "port", None) or address.port
+    if number == errno.EADDRINUSE and "path" in address.arguments:
+        path = Path(address.arguments["path"])
+        if path.exists() and not path.is_socket():
+            return f"{path} is a file, and no socket; remove it or choose another address"
+    if cause == "Cannot acquire lock":
+        # What Twisted says of a UNIX socket whose lock file another process holds.
+        return f"{os.fsdecode(port)} is in use; stop what uses it or choose another address"
     if number == errno.EADDRINUSE:
         what = address.arguments.get("path") or (f"port {port}" if isinstance(port, int) else port)
         return f"{what} is in use{_holders(address, port)}; stop what uses it or choose another address"

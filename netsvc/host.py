@@ -15,13 +15,14 @@ from twisted.logger import Logger, LoggingFile
 from netsvc.drain import Drain
 from netsvc.errors import MistakeError, StartError
 from netsvc.guard import Guard
+from netsvc.hush import hushed
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
 from netsvc.listeners import ListenError, Listening, listen
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.process import allow_descriptors, take_over_signals
 from netsvc.settings import parse_settings
 
-__all__ = ["Host", "build_instance"]
+__all__ = ["Host", "build_instance", "build_protocol"]
 
 _log = Logger(namespace="netsvc")
 
@@ -38,6 +39,14 @@ def build_instance(use: ServiceUse, service: INetworkService, reactor: Any) -> I
         raise MistakeError([f"service {use.service} cannot be built: {type(error).__name__}: {error}"]) from error
 
 
+def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
+    """Build a protocol of an instance for one listener. Raises `MistakeError` if its author's code does not."""
+    try:
+        return instance.protocol(name)
+    except Exception as error:
+        raise MistakeError([f"{use} {name} cannot be built: {type(error).__name__}: {error}"]) from error
+
+
 def _start_error(mistakes: Sequence[str]) -> StartError:
     """Make the error that ends the process, and see to it that it is read.
 
@@ -46,11 +55,20 @@ def _start_error(mistakes: Sequence[str]) -> StartError:
     """
     error = StartError("\n".join(mistakes))
     if isinstance(sys.stderr, LoggingFile):
-        for mistake in mistakes:
-            _log.critical("{mistake}", mistake=mistake)
+        if not _same_terminal():
+            for mistake in mistakes:
+                _log.critical("{mistake}", mistake=mistake)
         _print(error)
         error.code = 1
     return error
+
+
+def _same_terminal() -> bool:
+    """Tell whether the log and the errors go to one terminal, where a line need not stand twice."""
+    try:
+        return os.isatty(1) and os.isatty(2) and os.path.sameopenfile(1, 2)
+    except OSError:
+        return False
 
 
 def _print(error: StartError) -> None:
@@ -133,16 +151,16 @@ class Host(MultiService):
         for listener in self.plan.listeners:
             label = f"{listener.use} {listener.protocol}"
             try:
-                protocol = self._instances[listener.use].protocol(listener.protocol)
-            except Exception as error:  # noqa: BLE001  (a plugin's builder may raise anything)
-                failures.append(f"{label} cannot be built: {type(error).__name__}: {error}")
+                protocol = build_protocol(self._instances[listener.use], listener.use, listener.protocol)
+            except MistakeError as error:
+                failures += error.mistakes
                 continue
             if listener.address.kind == "stream":
                 protocol = self.guard.wrap(protocol, label)
             else:
-                # Twisted's line for each protocol says less than ours for each listener.
                 protocol.noisy = False
-            opening = listen(self._reactor, listener.address, protocol)
+            # Twisted's "starting on" comes before the start is sure, and says less than our own line.
+            opening = hushed(listen, self._reactor, listener.address, protocol)
             opening.addCallback(self._opened)
             opening.addErrback(self._not_opened, f"{label} cannot listen on {listener.address.text}", failures)
             self._listening.append((listener, opening))

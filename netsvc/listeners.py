@@ -27,6 +27,15 @@ __all__ = ["ListenError", "Listening", "check_address", "listen"]
 #: Endpoints whose backlog may be given, and is 50 where it is not.
 _WITH_BACKLOG = ("tcp", "tcp6", "ssl", "unix")
 
+#: How those endpoints are written whose mistakes Twisted tells in Python's words.
+_FORMS = {
+    "tcp": "tcp:PORT[:interface=ADDR]",
+    "tcp6": "tcp6:PORT[:interface=ADDR]",
+    "ssl": "ssl:PORT:privateKey=KEY.pem:certKey=CERT.pem[:interface=ADDR]",
+    "unix": "unix:PATH[:mode=660]",
+    "haproxy": "haproxy: before another endpoint, such as haproxy:tcp:9001",
+}
+
 _log = Logger(namespace="netsvc.listeners")
 
 
@@ -136,11 +145,23 @@ def _endpoint(address: Address, reactor: Any) -> Any:
             raise ValueError(_not_passed(re.split("index=|name=", text)[-1])) from None
         raise ValueError(f"{error}") from None
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"wrong arguments for {address.scheme}: ({error})") from None
-    except ValueError:
-        raise
+        named = re.search(r"unexpected keyword argument '(.*)'", str(error))
+        wrong = f"{address.scheme}: has no argument {named[1]}" if named else f"wrong arguments for {address.scheme}:"
+        raise ValueError(f"{wrong}{_form(address)}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}{_form(address)}") from None
+    except OSError as error:
+        # The certificate that ssl: names, or the one that it looks for if none is named.
+        raise ValueError(f"{error.filename}: {error.strerror}{_form(address)}") from None
     except Exception as error:  # noqa: BLE001  (an endpoint plugin, or OpenSSL, may raise anything)
+        if address.scheme == "ssl":
+            raise ValueError(f"no key and certificate in PEM form that fit{_form(address)}") from None
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _form(address: Address) -> str:
+    form = _FORMS.get(address.scheme)
+    return f"; write {form}" if form else ""
 
 
 def _systemd_descriptor(address: Address) -> tuple[int, int]:

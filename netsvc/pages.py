@@ -12,7 +12,7 @@ from twisted.python import usage
 from netsvc.arguments import EXAMPLES, SHORTHANDS, load_use
 from netsvc.discovery import Catalogue
 from netsvc.errors import MistakeError, PluginError
-from netsvc.host import build_instance
+from netsvc.host import build_instance, build_protocol
 from netsvc.interfaces import INetworkService
 from netsvc.plan import Plan
 from netsvc.settings import Setting, declared_settings, parse_settings
@@ -23,7 +23,7 @@ __all__ = ["examine", "help_page", "list_page", "plan_page"]
 _ADDRESS = """\
 ADDRESS is a port number (0 takes a free one; IPv4 and IPv6), HOST:PORT, [IPv6]:PORT, or a Twisted endpoint:
 tcp:, tcp6:, unix:, ssl:, systemd:, haproxy: for streams; udp:PORT[:interface=ADDR], udp6:, unixgram:PATH,
-systemd: for datagrams. Addresses repeat."""
+systemd: for datagrams. Addresses repeat. TLS is ssl:PORT:privateKey=KEY.pem:certKey=CERT.pem."""
 
 
 def _columns(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
@@ -120,7 +120,10 @@ def list_page(catalogue: Catalogue) -> str:
         protocols = ", ".join(f"{protocol} ({kind})" for protocol, kind in service.protocols.items())
         options = ", ".join(f"--{name}-{setting.name}" for setting in declared_settings(service.options))
         lines += [f"{name}  {service.description}", f"  protocols  {protocols}"]
-        lines += textwrap.wrap(options, 90, initial_indent="  options    ", subsequent_indent=" " * 13) or []
+        # An option broken at a hyphen would be no option.
+        lines += textwrap.wrap(
+            options, 90, initial_indent="  options    ", subsequent_indent=" " * 13, break_on_hyphens=False
+        )
         lines.append(f"  from       {found.origin}")
     return "\n".join([*lines, *catalogue.problems])
 
@@ -128,9 +131,12 @@ def list_page(catalogue: Catalogue) -> str:
 def examine(plan: Plan, catalogue: Catalogue) -> None:
     """Build every service of a plan, open no port, and raise `MistakeError` with all that would stop it."""
     mistakes: list[str] = []
-    for use in plan.uses.values():
+    for key, use in plan.uses.items():
         try:
-            build_instance(use, load_use(use, catalogue), Clock()).check()
+            instance = build_instance(use, load_use(use, catalogue), Clock())
+            for name in dict.fromkeys(each.protocol for each in plan.listeners if each.use == key):
+                build_protocol(instance, key, name)
+            instance.check()
         except MistakeError as error:
             mistakes += error.mistakes
     if mistakes:

@@ -58,10 +58,15 @@ def number(lowest: float, highest: float, unit: str = "a number") -> Callable[[A
         except ValueError:
             number = math.nan
         if not lowest <= number <= highest:
-            raise ValueError(f"{unit} from {lowest:g} to {highest:g}")
+            raise ValueError(f"{unit} from {_plain(lowest)} to {_plain(highest)}")
         return number
 
     return coerce
+
+
+def _plain(value: float) -> str:
+    """Write a bound as a person would: 0.01, 1000000."""
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 def seconds(lowest: float, highest: float) -> Callable[[Any], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,12 @@ from zope.interface import implementer
 
 # It is for this run of pytest, not for those that tests start.
 os.environ.pop("PYTEST_ADDOPTS", None)
+
+# A shell starts what is to run in the background with Ctrl-C ignored, nohup does so with HUP, and what the tests
+# start would inherit that.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 # A deadline is a timing assertion: what it says depends on who else uses the machine.
 settings.register_profile("netsvc", deadline=None, max_examples=50)

@@ -61,7 +61,8 @@ def test_a_port_with_or_without_a_host_is_the_same_for_both_kinds(
     ],
 )
 def test_a_stream_endpoint_is_kept_whole_for_twisted_to_read(text: str, scheme: str) -> None:
-    assert parse_address(text, "stream") == Address(text, "stream", scheme)
+    address = parse_address(text, "stream")
+    assert (address.text, address.kind, address.scheme, address.arguments) == (text, "stream", scheme, {})
 
 
 @pytest.mark.parametrize(

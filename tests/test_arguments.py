@@ -231,7 +231,7 @@ def test_a_missing_value_is_named() -> None:
     assert mistake("--tcp=").startswith("--tcp : an address is ")
 
 
-@pytest.mark.parametrize("word", ["word", "-h", "-", "9001", ""])
+@pytest.mark.parametrize("word", ["word", "-", "9001", ""])
 def test_a_bare_word_is_no_option(word: str) -> None:
     assert mistake("--tcp", "0", word) == (
         f"{word or 'an empty word'}: what is that? Write --<service> ADDRESS, such as --tcp 9001"
@@ -255,10 +255,10 @@ def test_what_a_service_says_of_its_options_together_names_them_as_they_were_wri
 
 def test_nothing_to_run_is_a_mistake_with_examples() -> None:
     assert mistake() == (
-        "nothing to run; for example: netsvc --tcp 9001 --udp 9001  or  netsvc --chat 9002  or  "
-        "netsvc --files 9003 --files-root ./public"
+        "nothing to run; for example: twistd -n netsvc --tcp 9001 --udp 9001  or  twistd -n netsvc --chat 9002  or  "
+        "twistd -n netsvc --files 9003 --files-root ./public"
     )
-    assert mistake(alone="echo") == "nothing to run; for example: netsvc-echo 9001"
+    assert mistake(alone="echo") == "nothing to run; for example: twistd -n netsvc-echo 9001"
     assert mistake("--drain", "1").startswith("nothing to run; for example: ")
 
 
@@ -279,6 +279,11 @@ def test_the_examples_are_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("--tcp", "unix:/run/x", "--gate", "unix:/run/x"),
         ("--udp", "unixgram:/run/x", "--gate-letter", "unixgram:/run/x"),
         ("--tcp", "tcp:9001", "--gate", "tcp:9001"),
+        ("--tcp", "9001", "--gate", "tcp:9001"),
+        ("--tcp", "tcp6:9001", "--gate", "tcp:9001"),
+        ("--tcp", "tcp:9001:interface=127.0.0.1", "--gate", "127.0.0.1:9001"),
+        ("--tcp", "0.0.0.0:9001", "--gate", "127.0.0.1:9001"),
+        ("--tcp", "[::1]:9001", "--gate", "[::]:9001"),
     ],
 )
 def test_an_address_that_is_asked_for_twice_is_named_with_both_that_ask(words: Sequence[str]) -> None:
@@ -293,6 +298,8 @@ def test_an_address_that_is_asked_for_twice_is_named_with_both_that_ask(words: S
         ("--tcp", "9001", "--udp", "9001"),
         ("--tcp", "9001", "--gate", "9002"),
         ("--tcp", "127.0.0.1:9001", "--gate", "127.0.0.2:9001"),
+        ("--tcp", "tcp:9001", "--gate", "[::1]:9001"),
+        ("--tcp", "tcp:9001:interface=127.0.0.1", "--gate", "127.0.0.2:9001"),
         ("--tcp", "0", "--gate", "0"),
         ("--tcp", "localhost:0", "--gate", "localhost:0"),
         ("--tcp", "tcp:0", "--gate", "tcp:0"),
@@ -300,7 +307,6 @@ def test_an_address_that_is_asked_for_twice_is_named_with_both_that_ask(words: S
         ("--tcp", "haproxy:tcp:0:interface=127.0.0.1", "--gate", "haproxy:tcp:0:interface=127.0.0.1"),
         ("--udp", "udp:0", "--gate-letter", "udp:0"),
         ("--tcp", "unix:/run/x", "--gate", "unix:/run/y"),
-        ("--tcp", "9001", "--gate", "tcp:9001"),
     ],
 )
 def test_what_may_be_had_by_both_is_no_clash(words: Sequence[str]) -> None:
@@ -309,9 +315,16 @@ def test_what_may_be_had_by_both_is_no_clash(words: Sequence[str]) -> None:
 
 def test_an_endpoint_that_twisted_cannot_read_is_a_mistake() -> None:
     assert mistake("--tcp", "nonsense:1:2").startswith("--tcp nonsense:1:2: ")
-    assert "wrong arguments for tcp" in mistake("--tcp", "tcp:9001:nonsense=1")
-    assert "no/such.pem" in mistake("--tcp", "ssl:9001:privateKey=no/such.pem")
+    assert mistake("--tcp", "tcp:9001:nonsense=1").endswith("has no argument nonsense; write tcp:PORT[:interface=ADDR]")
+    assert "no/such.pem: No such file or directory; write ssl:PORT:privateKey=KEY.pem:certKey=CERT.pem" in mistake(
+        "--tcp", "ssl:9001:privateKey=no/such.pem"
+    )
     assert "systemd" in mistake("--udp", "systemd:domain=INET:index=0")
+
+
+@pytest.mark.parametrize("word", ["--list=x", "--version=3", "--help=me"])
+def test_an_option_that_shows_something_takes_no_value(word: str) -> None:
+    assert mistake(word) == f"{word.partition('=')[0]} takes no value"
 
 
 def test_a_broken_or_doubtful_plugin_that_is_not_used_does_no_harm() -> None:
@@ -378,3 +391,14 @@ def test_a_use_is_loaded_by_name_or_from_where_it_says() -> None:
     assert load_use(ServiceUse(f"{THIS}:Line", adhoc=True), discover()).protocols == {"stream": "stream"}
     with pytest.raises(PluginError):
         load_use(ServiceUse("quux"), discover())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--pidfile", "x"), "--pidfile is an option of twistd: write it before the plugin's name"),
+        (("-n",), "-n is no option here; those of twistd go before the plugin's name"),
+    ],
+)
+def test_an_option_of_twistd_in_the_wrong_place_is_sent_to_the_right_one(words: tuple[str, ...], expected: str) -> None:
+    assert mistake("--tcp", "0", *words) == expected

@@ -169,6 +169,19 @@ def test_a_service_that_cannot_be_used_is_one_line_with_its_cause_its_origin_and
     assert catalogue.load("echo").name == "echo"
 
 
+def test_an_option_with_the_name_of_a_protocol_is_refused(place: Place) -> None:
+    option = "Options.optParameters = [['tcp', None, None, '']]\nservice.options = Options\n"
+    place.write(
+        "acme_gate.py",
+        "from netsvc.interfaces import Options as Base\n"
+        + SERVICE.format(name="gate")
+        + "class Options(Base):\n    pass\n"
+        + option,
+    )
+    place.distribution("acme-gate", "gate = acme_gate:service")
+    assert "has a protocol and an option called tcp, and --gate-tcp cannot be both" in refusal(discover(), "gate")
+
+
 def test_the_line_names_the_authors_file_wherever_that_lies(place: Place) -> None:
     # Not to be taken for Python's own importlib.
     file = place.write("importlib_tricks/__init__.py", "\n\n1 / 0")

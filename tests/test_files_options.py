@@ -79,12 +79,12 @@ def test_a_relative_root_is_the_one_seen_when_the_options_were_read(
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("missing", "files root missing: no such directory; create it or give another --files-root"),
-        ("missing/too", "files root missing/too: no such directory; create it or give another --files-root"),
-        ("public/f", "files root public/f: not a directory; give another --files-root"),
-        ("public/f/g", "files root public/f/g: not a directory; give another --files-root"),
-        ("loop", "files root loop: too many levels of symbolic links; give another --files-root"),
-        ("a\x1b[2J", "files root a\\x1b[2J: no such directory; create it or give another --files-root"),
+        ("missing", "files root missing: no such directory; create it or give another root"),
+        ("missing/too", "files root missing/too: no such directory; create it or give another root"),
+        ("public/f", "files root public/f: not a directory; give another root"),
+        ("public/f/g", "files root public/f/g: not a directory; give another root"),
+        ("loop", "files root loop: too many levels of symbolic links; give another root"),
+        ("a\x1b[2J", "files root a\\x1b[2J: no such directory; create it or give another root"),
     ],
 )
 def test_a_root_that_cannot_be_opened_is_one_line_with_the_cure(

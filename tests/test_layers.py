@@ -15,7 +15,7 @@ ROOT = Path(netsvc.__file__).parent
 
 #: From the lowest floor to the highest; a package stands for everything in it.
 FLOORS: tuple[set[str], ...] = (
-    {"", "interfaces", "errors", "text", "settings", "address", "plan"},
+    {"", "interfaces", "errors", "hush", "text", "settings", "address", "plan"},
     {"service", "datagram"},
     {"adhoc", "guard", "discovery", "services"},
     {"faults", "sockets", "listeners"},

@@ -26,6 +26,8 @@ from netsvc.sockets import adopt, bound_socket
 from tests.certificates import write_certificate
 from tests.conftest import LoggedErrors
 
+CURE = "remove it or choose another address"
+
 
 def _reactor() -> Any:
     from twisted.internet import reactor
@@ -180,7 +182,7 @@ def test_the_file_of_a_dead_datagram_socket_is_taken_over_and_a_living_one_is_no
     assert refusal(f"unixgram:{path}", "datagram") == (f"{path} is in use; stop what uses it or choose another address")
     yield listening.stop()
     path.write_text("not a socket")
-    assert "is in use" in refusal(f"unixgram:{path}", "datagram")
+    assert refusal(f"unixgram:{path}", "datagram") == f"{path} is a file, and no socket; {CURE}"
     assert path.read_text() == "not a socket"
 
 
@@ -217,9 +219,9 @@ def test_an_endpoint_is_checked_without_opening_it(tmp_path: Path) -> None:
         check_address(parse_address(good, "stream"))
     for bad, reason in (
         ("wrong:1:2", "Unknown endpoint type: 'wrong'"),
-        ("tcp:1:colour=red", "wrong arguments for tcp: "),
+        ("tcp:1:colour=red", "tcp: has no argument colour; write tcp:PORT"),
         (f"ssl:443:privateKey={tmp_path}/none.pem:certKey={certificate}", "none.pem"),
-        (f"ssl:443:privateKey={certificate}:certKey={certificate}", "Error"),
+        (f"ssl:443:privateKey={certificate}:certKey={certificate}", "no key and certificate in PEM form that fit"),
         ("systemd:domain=INET:index=0", "systemd passed no socket 0; is it run by a .socket unit?"),
         ("systemd:domain=INET:name=web", "systemd passed no socket web"),
         ("systemd:domain=INET", "Specify exactly one"),

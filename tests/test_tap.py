@@ -178,9 +178,17 @@ def test_check_with_nothing_says_what_could_be_run() -> None:
     assert str(result.exception).startswith("netsvc: nothing to run; for example: ")
 
 
-def test_check_has_a_help_page() -> None:
-    result = invoke(check, "--help")
-    assert result.output.startswith("Usage: netsvc check [options]\n")
+@pytest.mark.parametrize("command", [check, run])
+def test_check_and_run_have_a_help_page_of_their_own(command: Any) -> None:
+    page = invoke(command, "--help").output
+    assert page.startswith(f"Usage: netsvc {command.name} [options]\n")
+    assert page.count(f"  netsvc {command.name} --") == 3
+    assert "twistd" not in page
+
+
+def test_check_shows_the_list_and_the_version_as_its_help_says() -> None:
+    assert invoke(check, "--list").output == invoke(list_services).output
+    assert invoke(check, "--version").output == f"netsvc {__version__}\n"
 
 
 def test_list_prints_the_services() -> None:
@@ -200,5 +208,22 @@ def test_run_is_twistd_in_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr(sys, "argv", ["netsvc"])
     monkeypatch.setattr("twisted.scripts.twistd.run", lambda: called.append(sys.argv))
-    invoke(run, "--tcp", "9001", "--help")
-    assert called == [["twistd", "-n", "--pidfile=", "netsvc", "--tcp", "9001", "--help"]]
+    invoke(run, "--tcp", "9001", "--list")
+    assert called == [["twistd", "-n", "--pidfile=", "netsvc", "--tcp", "9001", "--list"]]
+
+
+def test_a_warning_that_is_the_mistake_is_printed_once(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> None:
+    monkeypatch.setattr("netsvc.client.serving.discover", lambda: catalogue)
+    result = invoke(check, "--twice", "9001")
+    assert "service twice is declared twice" in str(result.exception)
+    assert "service twice is declared twice" not in result.stderr
+    assert "netsvc: warning: plugin file /x/y.py" in result.stderr
+
+
+def test_check_finds_a_protocol_that_cannot_be_built() -> None:
+    result = invoke(check, "--serve", "twisted.protocols.portforward:ProxyFactory=9001")
+    assert "ProxyFactory stream cannot be built: TypeError: " in str(result.exception)
+
+
+def test_the_list_keeps_options_whole() -> None:
+    assert not [line for line in list_page(discover()).splitlines() if line.endswith("-")]

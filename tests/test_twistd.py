@@ -261,7 +261,7 @@ def test_the_reactor_of_the_users_choice_is_used() -> None:
 def test_nothing_to_run_is_said_with_examples(arguments: tuple[str, ...]) -> None:
     ended = twistd("-n", "--pidfile=", *arguments)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("netsvc: nothing to run; for example: netsvc")
+    assert ended.stderr.startswith("netsvc: nothing to run; for example: twistd -n netsvc")
     assert len(ended.stderr.splitlines()) == 1
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from netsvc import __version__
 from netsvc.discovery import Catalogue, discover
 from netsvc.errors import MistakeError, StartError
 
@@ -20,6 +21,9 @@ _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def run(words: Sequence[str]) -> None:
     """Run services: `twistd -n --pidfile= netsvc ARGS…` in one word."""
+    if {"--help", "-h"} & set(words):
+        _show_help("run")
+        return
     from twisted.scripts.twistd import run as run_twistd
 
     sys.argv = ["twistd", "-n", "--pidfile=", "netsvc", *words]
@@ -31,18 +35,25 @@ def run(words: Sequence[str]) -> None:
 def check(words: Sequence[str]) -> None:
     """Show what `run` would do with the same ARGS, or every mistake in them. Opens no port."""
     from netsvc.arguments import read_arguments
-    from netsvc.pages import examine, plan_page
+    from netsvc.pages import examine, list_page, plan_page
 
-    if "--help" in words or "-h" in words:
-        _show_help()
+    if {"--help", "-h"} & set(words):
+        _show_help("check")
+        return
+    if "--version" in words:
+        click.echo(f"netsvc {__version__}")
         return
     catalogue = discover()
-    _warn(catalogue)
+    if "--list" in words:
+        click.echo(list_page(catalogue))
+        return
     try:
         plan = read_arguments(words, catalogue)
         examine(plan, catalogue)
     except MistakeError as error:
+        _warn(catalogue, but=error.mistakes)
         raise StartError("\n".join(error.mistakes)) from None
+    _warn(catalogue)
     click.echo(plan_page(plan, catalogue))
 
 
@@ -55,13 +66,14 @@ def list_services() -> None:
     click.echo(list_page(catalogue))
 
 
-def _warn(catalogue: Catalogue) -> None:
+def _warn(catalogue: Catalogue, but: Sequence[str] = ()) -> None:
     for warning in catalogue.warnings():
-        click.echo(f"netsvc: warning: {warning}", err=True)
+        if warning not in but:
+            click.echo(f"netsvc: warning: {warning}", err=True)
 
 
-def _show_help() -> None:
+def _show_help(command: str) -> None:
     from netsvc.pages import help_page
 
-    page = help_page(discover())
-    click.echo(page.replace("twistd [options] netsvc [netsvc options]", "netsvc check [options]"))
+    page = help_page(discover()).replace("twistd [options] netsvc [netsvc options]", f"netsvc {command} [options]")
+    click.echo(page.replace("twistd -n netsvc ", f"netsvc {command} "), nl=False)

@@ -194,8 +194,8 @@ class FilesCore:
             return Root(self._path)
         except OSError as error:
             problem, cure = {
-                errno.ENOENT: ("no such directory", "create it or give another --files-root"),
-                errno.ENOTDIR: ("not a directory", "give another --files-root"),
-                errno.EACCES: ("permission denied", "let this user read and search it or give another --files-root"),
-            }.get(error.errno or 0, (str(error.strerror).lower(), "give another --files-root"))
+                errno.ENOENT: ("no such directory", "create it or give another root"),
+                errno.ENOTDIR: ("not a directory", "give another root"),
+                errno.EACCES: ("permission denied", "let this user read and search it or give another root"),
+            }.get(error.errno or 0, (str(error.strerror).lower(), "give another root"))
             raise MistakeError([f"files root {escape(self._shown)}: {problem}; {cure}"]) from None
