@@ -62,7 +62,7 @@ async def gather_members(port: int, members: int, rooms: int) -> list[list[Membe
         member = Member(*await connect(port, number))
         room = number % rooms
         member.writer.write(b"/join room%d\n/leave lobby\n" % room)
-        await member.expect(rb"left lobby|leave lobby|You left")
+        await member.expect(rb"you left lobby")
         crowd[room].append(member)
 
     for start in range(0, members, 100):

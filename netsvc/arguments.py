@@ -16,7 +16,7 @@ from netsvc.plan import DEFAULT_DRAIN, Listener, Plan, ServiceUse
 from netsvc.settings import declared_settings, parse_settings, seconds
 from netsvc.text import escape
 
-__all__ = ["EXAMPLES", "SHORTHANDS", "load_use", "read_arguments"]
+__all__ = ["EXAMPLES", "SHORTHANDS", "load_use", "read_arguments", "survey_arguments"]
 
 #: Echo is the default service.
 SHORTHANDS = {"tcp": "echo-tcp", "udp": "echo-udp"}
@@ -27,8 +27,28 @@ _LONGEST_DRAIN = 86400
 
 #: Options of twistd itself, which go before the plugin's name.
 _TWISTDS = frozenset(
-    ("chroot", "debug", "euid", "gid", "logfile", "logger", "no_save", "nodaemon", "originalname", "pidfile")
-    + ("prefix", "profile", "profiler", "python", "reactor", "rundir", "savestats", "syslog", "uid", "umask")
+    [
+        "chroot",
+        "debug",
+        "euid",
+        "gid",
+        "logfile",
+        "logger",
+        "no_save",
+        "nodaemon",
+        "originalname",
+        "pidfile",
+        "prefix",
+        "profile",
+        "profiler",
+        "python",
+        "reactor",
+        "rundir",
+        "savestats",
+        "syslog",
+        "uid",
+        "umask",
+    ]
 )
 
 #: Options that show something and end the command, before any other word is read.
@@ -46,12 +66,18 @@ def read_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None
     With `alone`, the words are those of one service's own command: its options have no prefix, and a word
     that is no option is an address of its default protocol. Raises `MistakeError` with every mistake.
     """
+    plan, mistakes = survey_arguments(words, catalogue, alone)
+    if mistakes:
+        raise MistakeError(mistakes)
+    return plan
+
+
+def survey_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None = None) -> tuple[Plan, list[str]]:
+    """Read `words` as `read_arguments` does; return the plan of what is right in them, and every mistake."""
     reader = _Reader(catalogue, alone)
     reader.read(words)
     reader.judge()
-    if reader.mistakes:
-        raise MistakeError(list(dict.fromkeys(reader.mistakes)))
-    return Plan(reader.uses, tuple(reader.listeners), reader.drain)
+    return Plan(reader.uses, tuple(reader.listeners), reader.drain), list(dict.fromkeys(reader.mistakes))
 
 
 @dataclass
@@ -209,7 +235,7 @@ class _Reader:
                 self.mistakes += [
                     f"--{self._written(key, name)} is set, but {key} listens nowhere: add {cure}" for name in settings
                 ]
-        for key, use in self.uses.items():
+        for key, use in list(self.uses.items()):
             self.uses[key] = ServiceUse(use.service, self._settings.get(key, {}), use.adhoc)
             service = self._loaded[key]
             assert service is not None
@@ -217,6 +243,7 @@ class _Reader:
                 parse_settings(service.options, self.uses[key].settings, self._writer(key))
             except MistakeError as error:
                 self.mistakes += error.mistakes
+                del self.uses[key]
         self.mistakes += _clashes(self.listeners)
         if not self.listeners and not self.mistakes:
             command = f"twistd -n netsvc-{self.alone}" if self.alone else "twistd -n netsvc"

@@ -22,13 +22,15 @@ ECHO_LIKE_PORTS = frozenset({0, 7, 13, 17, 19, 37, 53, 69, 123})
 class LoopGuard:
     """The core of a service that answers datagrams: it knows the source ports that must not be answered.
 
-    These are the ports of other echo-like services, and those of the service's own listeners.
+    These are the ports of other echo-like services, and those of every listener of the process.
     """
 
     def __init__(self, options: usage.Options, context: Context) -> None:
         self.options = options
         self.context = context
-        self.refused_ports = set(ECHO_LIKE_PORTS)
+        #: Shared by all services of the process; the host adds each port that it opens.
+        self.refused_ports = context.own_ports
+        self.refused_ports |= ECHO_LIKE_PORTS
 
 
 class AnsweringProtocol(DatagramProtocol):

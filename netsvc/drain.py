@@ -43,7 +43,6 @@ class Drain:
         self._asked = 0
         self._step: Any = None
         self._began = len(guard.live)
-        self._ended_in_time = 0
         self._closed: Counter[str] = Counter()
         self._aborted: Counter[str] = Counter()
 

@@ -15,6 +15,8 @@ from netsvc.address import Address
 __all__ = ["explain"]
 
 _FIRST_UNPRIVILEGED_PORT = 1024
+#: Holds no port for a socket with SO_REUSEADDR (include/net/tcp_states.h).
+_TIME_WAIT = "06"
 
 
 def explain(error: Exception, address: Address) -> str:
@@ -22,14 +24,13 @@ def explain(error: Exception, address: Address) -> str:
     cause: Any = getattr(error, "socketError", error)
     number = getattr(cause, "errno", None)
     port: Any = getattr(error, "port", None) or address.port
-    if number == errno.EADDRINUSE and "path" in address.arguments:
-        path = Path(address.arguments["path"])
+    port = os.fsdecode(port) if isinstance(port, bytes) else port
+    if number == errno.EADDRINUSE and (place := address.arguments.get("path") or port) and isinstance(place, str):
+        path = Path(place)
         if path.exists() and not path.is_socket():
             return f"{path} is a file, and no socket; remove it or choose another address"
-    if cause == "Cannot acquire lock":
-        # What Twisted says of a UNIX socket whose lock file another process holds.
-        return f"{os.fsdecode(port)} is in use; stop what uses it or choose another address"
-    if number == errno.EADDRINUSE:
+    # How Twisted says that the lock file of a UNIX socket belongs to a process that runs.
+    if number == errno.EADDRINUSE or cause == "Cannot acquire lock":
         what = address.arguments.get("path") or (f"port {port}" if isinstance(port, int) else port)
         return f"{what} is in use{_holders(address, port)}; stop what uses it or choose another address"
     if number in (errno.EACCES, errno.EPERM) and isinstance(port, int) and 0 < port < _FIRST_UNPRIVILEGED_PORT:
@@ -50,14 +51,13 @@ def _holders(address: Address, port: Any) -> str:
     if not isinstance(port, int) or address.arguments.get("path"):
         return ""
     tables = ("tcp", "tcp6") if address.kind == "stream" else ("udp", "udp6")
-    state = "0A" if address.kind == "stream" else "07"
     found: dict[str, None] = {}
     for table in tables:
         with suppress(OSError):
             for row in Path("/proc/net", table).read_text("ascii").splitlines()[1:]:
                 _, local, _, status, *_ = row.split()
                 host, _, number = local.partition(":")
-                if int(number, 16) == port and status == state:
+                if int(number, 16) == port and status != _TIME_WAIT:
                     found[f"{_proc_host(host)}:{port}"] = None
     return f" at {', '.join(found)}" if found else ""
 

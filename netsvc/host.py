@@ -12,6 +12,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger, LoggingFile
 
+from netsvc.discovery import describe
 from netsvc.drain import Drain
 from netsvc.errors import MistakeError, StartError
 from netsvc.guard import Guard
@@ -27,16 +28,21 @@ __all__ = ["Host", "build_instance", "build_protocol"]
 _log = Logger(namespace="netsvc")
 
 
-def build_instance(use: ServiceUse, service: INetworkService, reactor: Any) -> IServiceInstance:
-    """Build one service of a plan. Raises `MistakeError`; a builder that raises is named in it."""
-    context = Context(reactor, Logger(namespace=f"netsvc.{service.name}"))
+def build_instance(
+    use: ServiceUse, service: INetworkService, reactor: Any, own_ports: set[int] | None = None
+) -> IServiceInstance:
+    """Build one service of a plan and check it. Raises `MistakeError`; a service that raises is named in it."""
+    log = Logger(namespace=f"netsvc.{service.name}")
+    context = Context(reactor, log, own_ports=set() if own_ports is None else own_ports)
     options = parse_settings(service.options, use.settings)
     try:
-        return service.build(options, context)
+        instance = service.build(options, context)
+        instance.check()
     except MistakeError:
         raise
     except Exception as error:
-        raise MistakeError([f"service {use.service} cannot be built: {type(error).__name__}: {error}"]) from error
+        raise MistakeError([f"service {use.service} cannot be built: {describe(error)}"]) from error
+    return instance
 
 
 def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
@@ -44,7 +50,7 @@ def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
     try:
         return instance.protocol(name)
     except Exception as error:
-        raise MistakeError([f"{use} {name} cannot be built: {type(error).__name__}: {error}"]) from error
+        raise MistakeError([f"{use} {name} cannot be built: {describe(error)}"]) from error
 
 
 def _start_error(mistakes: Sequence[str]) -> StartError:
@@ -118,6 +124,7 @@ class Host(MultiService):
         self._started: list[IServiceInstance] = []
         self._listening: list[tuple[Listener, Deferred[Listening]]] = []
         self._open: list[Listening] = []
+        self._own_ports: set[int] = set()
         self._drain: Drain | None = None
 
     def privilegedStartService(self) -> None:
@@ -140,8 +147,7 @@ class Host(MultiService):
         mistakes: list[str] = []
         for key, use in self.plan.uses.items():
             try:
-                self._instances[key] = build_instance(use, self._load(use), self._reactor)
-                self._instances[key].check()
+                self._instances[key] = build_instance(use, self._load(use), self._reactor, self._own_ports)
             except MistakeError as error:
                 mistakes += error.mistakes
         return mistakes
@@ -168,6 +174,9 @@ class Host(MultiService):
 
     def _opened(self, listening: Listening) -> Listening:
         self._open.append(listening)
+        host = listening.port.getHost()
+        if getattr(host, "type", "") == "UDP":
+            self._own_ports.add(host.port)  # type: ignore[attr-defined]
         return listening
 
     def _not_opened(self, failure: Any, where: str, failures: list[str]) -> None:
@@ -185,11 +194,13 @@ class Host(MultiService):
             # twist starts services without a privileged start.
             self.privilegedStartService()
         mistakes: list[str] = []
-        for instance in self._instances.values():
+        for key, instance in self._instances.items():
             try:
                 instance.start()
             except MistakeError as error:
                 mistakes += error.mistakes
+            except Exception as error:  # noqa: BLE001  (a plugin's core may raise anything)
+                mistakes.append(f"service {key} cannot start: {describe(error)}")
             else:
                 self._started.append(instance)
         if mistakes:
@@ -201,8 +212,9 @@ class Host(MultiService):
             _log.warn("{warning}", warning=warning)
         for listener, opening in self._listening:
             opening.addCallback(self._announce, listener)
-        DeferredList([opening for _, opening in self._listening]).addCallback(self._ready)
         self._reactor.callWhenRunning(take_over_signals, self._force)
+        # Not before the signals are taken over: whoever reads `ready` may send one.
+        self._reactor.callWhenRunning(self._await_opening)
 
     def _announce(self, listening: Listening | None, listener: Listener) -> Listening | None:
         if listening:
@@ -213,6 +225,9 @@ class Host(MultiService):
                 place=listening.place(),
             )
         return listening
+
+    def _await_opening(self) -> None:
+        DeferredList([opening for _, opening in self._listening]).addCallback(self._ready)
 
     def _ready(self, _results: object) -> None:
         if len(self._open) == len(self._listening):

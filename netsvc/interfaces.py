@@ -6,7 +6,7 @@ Most services need only `netsvc.service.Service`, which implements all of it; do
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -40,11 +40,14 @@ class Context:
 
     `reactor` provides `IReactorTime` at least (a `Clock` in tests), `log` is a logger in the service's
     own namespace, and `state_directory`, if the user gave one, is where the service may keep files.
+    `own_ports` are the UDP ports of the process, of all its services: a datagram that claims to come from one
+    is not to be answered, or two services could be made to talk for ever.
     """
 
     reactor: Any
     log: Logger
     state_directory: Path | None = None
+    own_ports: set[int] = field(default_factory=set, compare=False)
 
 
 class IServiceInstance(Interface):

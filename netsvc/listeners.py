@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from netsvc.address import Address
+from netsvc.discovery import describe
 from netsvc.faults import explain
 from netsvc.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
 from netsvc.text import escape
@@ -56,23 +57,38 @@ class Listening:
 
     def take_waiting(self) -> None:
         """Read what the kernel has already accepted for us: closing the port would throw it away."""
-        getattr(self.port, "doRead", lambda: None)()
+        port: Any = self.port
+        if hasattr(port, "numberAccepts"):
+            # Twisted takes as many in one go as the last burst had; here it must be all that can wait.
+            port.numberAccepts = BACKLOG
+        getattr(port, "doRead", lambda: None)()
 
     def stop(self) -> Deferred[Any]:
         """Close the port. Fires when it is closed; a failure to close is logged, as nothing else can be done."""
         stopping = maybeDeferred(self.port.stopListening)
         stopping.addCallback(self._remove)
-        return stopping.addErrback(lambda failure: _log.failure("a port failed to close", failure))
+        return stopping.addErrback(self._not_closed)
 
     def abandon(self) -> None:
         """Close the port at once, before the reactor runs: a process that fails to start leaves no socket file."""
         port: Any = self.port
         if hasattr(port, "stopReading"):
             port.stopReading()
-            port.connectionLost(Failure(ConnectionDone()))
-            self._remove(None)
+            try:
+                port.connectionLost(Failure(ConnectionDone()))
+                self._remove(None)
+            except OSError:
+                self._not_closed(Failure())
         else:
             self.stop()
+
+    def _not_closed(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, PermissionError):
+            # After --uid the directory of a socket file may not be ours to change; the next start takes it over.
+            _log.warn("{path} is left behind: {reason}", path=os.fsdecode(error.filename), reason=error.strerror)
+        else:
+            _log.failure("a port failed to close", failure)
 
     def _remove(self, _result: object) -> None:
         if self._path:
@@ -131,6 +147,8 @@ def _listen(reactor: Any, address: Address, protocol: Any) -> Generator[Deferred
             port = adopt(reactor, socket.socket(family, socket.SOCK_DGRAM, fileno=os.dup(descriptor)), protocol)
     except (CannotListenError, OSError, ValueError) as error:
         raise ListenError(explain(error, address)) from error
+    except Exception as error:  # a factory, protocol or endpoint of a plugin may raise anything as it starts
+        raise ListenError(describe(error)) from error
     return Listening(port, path)
 
 

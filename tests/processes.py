@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import select
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -113,6 +115,17 @@ class Server:
             status = self.stop()
             assert kind is not None or status == -signal.SIGTERM, self.log + self.stderr
         assert kind is not None or "Traceback" not in self.log + self.stderr, self.log + self.stderr
+
+
+def free_port() -> int:
+    """Find a port that is free for streams and datagrams, and that the system gives nobody who asks for any."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, first_given)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, suppress(OSError):
+            stream.bind(("127.0.0.1", port))
+            datagram.bind(("127.0.0.1", port))
+            return port
 
 
 def connect(port: int, host: str = "127.0.0.1") -> socket.socket:

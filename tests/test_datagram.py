@@ -93,7 +93,17 @@ def test_no_port_of_the_services_own_listeners_is_answered_by_any_of_them() -> N
     assert other.written == [(b"HELLO", ("::1", 9003))]
 
 
-def test_the_ports_of_one_service_are_no_matter_to_another() -> None:
+def test_two_services_of_a_process_do_not_answer_each_other() -> None:
+    ports: set[int] = set()
+    one, other = (LoopGuard(Options(), Context(Clock(), Logger("test"), own_ports=ports)) for _ in range(2))
+    _, first = bound(IPv4Address("UDP", "127.0.0.1", 9001), one)
+    _, second = bound(IPv4Address("UDP", "127.0.0.1", 9002), other)
+    first.feed(b"hello", ("127.0.0.1", 9002))
+    second.feed(b"hello", ("127.0.0.1", 9001))
+    assert first.written == second.written == []
+
+
+def test_the_ports_of_one_process_are_no_matter_to_another() -> None:
     bound(IPv4Address("UDP", "127.0.0.1", 9001))
     _, transport = bound(IPv4Address("UDP", "127.0.0.1", 9002))
     transport.feed(b"hello", ("127.0.0.1", 9001))

@@ -15,21 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE, ROOT, Server, connect
+from tests.processes import PATIENCE, ROOT, Server, connect, free_port
 from tests.test_readme import installed
 
 SERVICES = ("netsvc", "netsvc-chat", "netsvc-echo", "netsvc-files", "netsvc-reply")
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def test_the_procfile_serves_and_stops_in_time_with_nothing_lost_in_flight() -> None:
     scripts = sysconfig.get_path("scripts")
-    port = _free_port()
+    port = free_port()
     environment = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PORT": str(port)}
     with Server([f"{scripts}/honcho", "-f", str(ROOT / "Procfile"), "start"], cwd=ROOT, env=environment) as server:
         server.wait_for("ready")
@@ -59,7 +53,7 @@ def test_the_procfile_serves_and_stops_in_time_with_nothing_lost_in_flight() -> 
 
 def test_an_idle_connection_does_not_keep_the_procfile_from_stopping_in_time() -> None:
     scripts = sysconfig.get_path("scripts")
-    port = _free_port()
+    port = free_port()
     environment = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PORT": str(port)}
     with Server([f"{scripts}/honcho", "-f", str(ROOT / "Procfile"), "start"], cwd=ROOT, env=environment) as server:
         server.wait_for("ready")

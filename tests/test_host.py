@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,11 @@ class World:
         self.host.privilegedStartService()
         self.host.startService()
 
+    def run(self) -> None:
+        """Let the reactor run, but leave the signals of this process alone."""
+        [_, (await_opening, arguments, _)] = self.reactor.whenRunningHooks
+        await_opening(*arguments)
+
     def calls(self) -> dict[str, list[str]]:
         return {name: core.calls for name, core in self.cores.items()}
 
@@ -111,6 +117,9 @@ def test_a_plan_is_bound_then_started_and_announced(log: list[str]) -> None:
     assert world.calls() == {"one": ["check"], "two": ["check"]}
     world.host.startService()
     assert world.calls() == {"one": ["check", "start"], "two": ["check", "start"]}
+    # Whoever reads `ready` may send a signal, which only a reactor that runs can take.
+    assert "ready" not in log
+    world.run()
     # The ports of a MemoryReactor all say 1234.
     assert log == [
         "a warning",
@@ -161,6 +170,21 @@ def test_a_service_that_does_not_start_stops_the_ones_that_did() -> None:
     assert abandoned == ["closed", "closed"]
     assert world.calls()["one"] == ["check", "start", "stop"]
     assert world.calls()["two"] == ["check", "start"]
+
+
+@pytest.mark.parametrize(("step", "what"), [("check", "be built"), ("start", "start")])
+def test_a_service_that_raises_at_any_step_of_the_start_is_one_line_and_nothing_stays_open(
+    step: str, what: str, tmp_path: Path
+) -> None:
+    def prepare(name: str, core: Core) -> None:
+        core.faults[step] = PermissionError(13, "Permission denied", "/x")
+
+    world = World(("one", "udp", f"unixgram:{tmp_path}/gram"), prepare=prepare)
+    with pytest.raises(StartError) as raised:
+        world.start()
+    assert str(raised.value).startswith(f"netsvc: service one cannot {what}: PermissionError: [Errno 13]")
+    assert len(str(raised.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_builder_that_raises_is_named() -> None:
@@ -238,7 +262,7 @@ def test_a_service_that_fails_to_stop_does_not_keep_the_others_from_it(logged_er
 def test_signals_are_taken_over_when_the_reactor_runs_and_force_only_what_drains() -> None:
     world = World(("one", "tcp", "127.0.0.1:0"))
     world.start()
-    [(function, (force,), _)] = world.reactor.whenRunningHooks
+    [(function, (force,), _), _] = world.reactor.whenRunningHooks
     assert function.__module__ == "netsvc.process"
     force()
     world.reactor.callFromThread = lambda function: function()  # type: ignore[attr-defined]
@@ -302,6 +326,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> SlowEndpoint:
 def test_ready_waits_for_an_endpoint_that_takes_its_time(slow: SlowEndpoint, log: list[str]) -> None:
     world = World(("one", "tcp", "slow:at:1"), ("one", "tcp", "127.0.0.1:0"))
     world.start()
+    world.run()
     assert log == ["a warning", "one tcp listens on 0.0.0.0:1234"]
     slow.listening.callback(world.reactor.listenTCP(5, None))
     assert log[2:] == ["one tcp listens on 0.0.0.0:5", "ready"]

@@ -267,7 +267,7 @@ def test_a_unix_datagram_socket_bound_by_somebody_else_is_adopted(tmp_path: Path
         (OSError(errno.EADDRNOTAVAIL, "Cannot assign"), "192.0.2.1:9", "stream", "this machine has no such address"),
         (OSError(errno.ENOENT, "No such file"), "unixgram:/no/x", "datagram", "the directory of that path does not"),
         (
-            CannotListenError(None, "/x", OSError(errno.EADDRINUSE, "in use")),
+            CannotListenError(None, b"/x", OSError(errno.EADDRINUSE, "in use")),
             "unix:/x",
             "stream",
             "/x is in use; stop what uses it",
@@ -288,6 +288,11 @@ def test_the_holder_of_a_port_is_named_for_streams_and_datagrams() -> None:
         assert refusal(f"[::1]:{port}").startswith(f"port {port} is in use at [::1]:{port}; ")
         port = datagram.getsockname()[1]
         assert refusal(f"127.0.0.1:{port}", "datagram").startswith(f"port {port} is in use at 127.0.0.1:{port}; ")
+        datagram.connect(("127.0.0.1", 9))
+        assert refusal(f"127.0.0.1:{port}", "datagram").startswith(f"port {port} is in use at 127.0.0.1:{port}; ")
+        with socket.create_connection(stream.getsockname()[:2]) as client:
+            port = client.getsockname()[1]
+            assert refusal(f"[::1]:{port}").startswith(f"port {port} is in use at [::1]:{port}; ")
 
 
 def test_a_name_that_cannot_be_resolved_is_said_to_be_one() -> None:

@@ -5,29 +5,35 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_all, read_exactly, run
+from tests.processes import (
+    PATIENCE,
+    ROOT,
+    TWISTD,
+    Server,
+    connect,
+    datagrams,
+    free_port,
+    read_all,
+    read_exactly,
+    run,
+)
 
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 
 
-def installed(directory: Path, *words: str) -> str:
-    """Copy what git would hand out into a directory, and run a line of shell there."""
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\n")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, directory / name)
-    return " ".join(words)
+def installed(directory: Path) -> None:
+    """Copy the checkout, without what is made in it, into a directory."""
+    made = shutil.ignore_patterns(
+        ".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
+    )
+    shutil.copytree(ROOT, directory, ignore=made, dirs_exist_ok=True)
 
 
 def test_it_is_short() -> None:
@@ -56,11 +62,7 @@ def test_the_first_command_serves_what_it_says_without_installing(tmp_path: Path
 @pytest.mark.slow
 def test_the_first_command_works_in_a_fresh_directory(tmp_path: Path) -> None:
     installed(tmp_path)
-    ports = []
-    for _ in range(3):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
+    ports = [free_port() for _ in range(3)]
     command = COMMANDS[0]
     for name, port in zip(("9001", "9002", "9003"), ports, strict=True):
         command = command.replace(name, str(port))

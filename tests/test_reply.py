@@ -8,8 +8,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.logger import Logger
 
 from netsvc.errors import MistakeError
+from netsvc.interfaces import Context
 from netsvc.services.reply.core import DATAGRAM_TEXT, STREAM_TEXT, TEXT_LIMIT, ReplyCore
 from netsvc.services.reply.service import service
 from netsvc.services.reply.tcp import LONGEST_LINE
@@ -244,7 +247,9 @@ def test_an_answer_is_never_longer_than_its_request_and_always_a_whole_beginning
         whole = text.encode(encoding)
     except UnicodeError:
         assume(False)
-    core = ReplyCore(parse_settings(service.options, {"text": text, "encoding": encoding}), Any)  # type: ignore[arg-type]
+    context = Context(Clock(), Logger("test"))
+    options: Any = parse_settings(service.options, {"text": text, "encoding": encoding})
+    core = ReplyCore(options, context)
     answered = core.answer_within(size)
     assert len(answered) <= size
     beginnings = [text[:count].encode(encoding) for count in range(len(text) + 1)]

@@ -207,7 +207,7 @@ def test_a_name_is_the_whole_name_of_a_declared_option(name: str, value: object,
 def test_an_error_of_a_coercer_that_is_no_value_error_is_a_line_as_well() -> None:
     assert mistakes({"exact": "x", "pattern": "("}) == (
         "--x-exact x: InvalidOperation: [<class 'decimal.ConversionSyntax'>]",
-        "--x-pattern (: error: missing ), unterminated subpattern at position 0",
+        f"--x-pattern (: {re.error.__name__}: missing ), unterminated subpattern at position 0",
     )
 
 

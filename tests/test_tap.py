@@ -171,6 +171,15 @@ def test_check_prints_every_mistake(tmp_path: Path) -> None:
     assert isinstance(result.exception, StartError)
     assert "missing" in str(result.exception)
     assert len(str(result.exception).splitlines()) == 1
+    # What is wrong with one service does not hide what is wrong with another, and neither is told twice.
+    words = ["--tcp", "99999", "--files", "1", "--files-root", str(tmp_path / "missing")]
+    words += ["--reply", "2", "--reply-text", "é", "--reply-encoding", "ascii"]
+    lines = str(invoke(check, *words).exception).splitlines()
+    assert [next(key for key in ("99999", "missing", "--reply-encoding") if key in line) for line in lines] == [
+        "99999",
+        "--reply-encoding",
+        "missing",
+    ]
 
 
 def test_check_with_nothing_says_what_could_be_run() -> None:

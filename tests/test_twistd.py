@@ -176,6 +176,83 @@ def test_a_terminated_server_drains_and_says_what_it_cut() -> None:
         assert "Traceback" not in server.log
 
 
+def test_no_datagram_goes_from_one_service_to_another_of_the_process(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from twisted.internet.protocol import DatagramProtocol as Silent\n")
+    words = ["--udp", "127.0.0.1:0", "--reply-udp", "127.0.0.1:0", "--serve", f"{tmp_path}/mine.py:Silent=127.0.0.1:0"]
+    with Server.twistd(*words) as server:
+        echo = ("127.0.0.1", server.port("echo udp"))
+        for label in ("echo udp", "reply udp", "Silent datagram"):
+            with socket.socket(type=socket.SOCK_DGRAM) as forged, datagrams(echo[1]) as client:
+                # The port of a listener at another address is as near as one gets without a raw socket.
+                forged.bind(("127.0.0.2", server.port(label)))
+                forged.sendto(b"hello", echo)
+                client.send(b"hello")
+                assert client.recv(100) == b"hello"
+                forged.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    forged.recv(100)
+
+
+def test_every_connection_that_the_kernel_took_is_served_when_the_server_is_terminated() -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0") as server:
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"x")
+            assert read_exactly(stream, 1) == b"x"
+        server.process.send_signal(signal.SIGSTOP)
+        streams = [connect(server.port("echo tcp")) for _ in range(60)]
+        for stream in streams:
+            stream.sendall(b"hello")
+            stream.shutdown(socket.SHUT_WR)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        for stream in streams:
+            with stream:
+                assert read_all(stream) == b"hello"
+        assert server.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["Refusing", "RefusingDatagrams"])
+def test_a_plugin_that_raises_as_it_is_opened_stops_the_start_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from twisted.internet.protocol import DatagramProtocol, Factory, Protocol\n"
+        "class Refusing(Factory):\n"
+        "    protocol = Protocol\n"
+        "    def startFactory(self):\n"
+        "        raise RuntimeError('no')\n"
+        "class RefusingDatagrams(DatagramProtocol):\n"
+        "    def startProtocol(self):\n"
+        "        raise RuntimeError('no')\n"
+    )
+    reference = f"{tmp_path}/mine.py:{name}"
+    ended = twistd("-n", "--pidfile=", "netsvc", "--serve", f"{reference}=127.0.0.1:0")
+    assert ended.returncode == 1
+    kind, line = ("stream", 5) if name == "Refusing" else ("datagram", 8)
+    assert ended.stderr.splitlines() == [
+        f"netsvc: {reference} {kind} cannot listen on 127.0.0.1:0: RuntimeError: no at {tmp_path}/mine.py:{line}"
+    ]
+
+
+def test_a_unix_socket_that_is_in_use_is_said_to_be(tmp_path: Path) -> None:
+    with Server.twistd("--tcp", f"unix:{tmp_path}/echo.sock"):
+        ended = twistd("-n", "--pidfile=", "netsvc", "--tcp", f"unix:{tmp_path}/echo.sock")
+    assert ended.stderr == (
+        f"netsvc: echo tcp cannot listen on unix:{tmp_path}/echo.sock: {tmp_path}/echo.sock is in use; "
+        "stop what uses it or choose another address\n"
+    )
+
+
+def test_a_socket_file_that_the_user_may_not_remove_is_left_behind_in_one_line(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    tmp_path.chmod(0o755)
+    words = ["--tcp", f"unix:{tmp_path}/sock", "--udp", f"unixgram:{tmp_path}/gram"]
+    with Server.twistd(*words, before=["--uid", "65534", "--gid", "65534"]) as server:
+        server.stop()
+    for name in ("sock", "gram"):
+        assert f"{tmp_path}/{name} is left behind: Permission denied" in server.log
+    assert "Traceback" not in server.log
+
+
 def test_a_second_interrupt_does_not_wait() -> None:
     with Server.twistd("--tcp", "127.0.0.1:0", "--drain", "3600") as server:
         with connect(server.port("echo tcp")) as stream:
@@ -263,6 +340,17 @@ def test_nothing_to_run_is_said_with_examples(arguments: tuple[str, ...]) -> Non
     assert ended.returncode == 1
     assert ended.stderr.startswith("netsvc: nothing to run; for example: twistd -n netsvc")
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["list"], ["check", "--tcp", "0"]])
+def test_a_plugin_file_that_does_not_load_is_one_line_and_no_traceback(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "twisted/plugins").mkdir(parents=True)
+    (tmp_path / "twisted/plugins/broken_plugin.py").write_text("import no_such_module_at_all\n")
+    ended = run(sys.executable, "-m", "netsvc", *command, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    assert ended.returncode == 0
+    [line] = [line for line in (ended.stdout + ended.stderr).splitlines() if "no_such_module_at_all" in line]
+    assert "broken_plugin.py does not load: ModuleNotFoundError" in line
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_crowd_of_members_and_idle_connections_is_served() -> None:

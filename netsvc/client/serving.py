@@ -9,7 +9,7 @@ import click
 
 from netsvc import __version__
 from netsvc.discovery import Catalogue, discover
-from netsvc.errors import MistakeError, StartError
+from netsvc.errors import StartError
 
 __all__ = ["check", "list_services", "run"]
 
@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def check(words: Sequence[str]) -> None:
     """Show what `run` would do with the same ARGS, or every mistake in them. Opens no port."""
-    from netsvc.arguments import read_arguments
+    from netsvc.arguments import survey_arguments
     from netsvc.pages import examine, list_page, plan_page
 
     if {"--help", "-h"} & set(words):
@@ -47,13 +47,11 @@ def check(words: Sequence[str]) -> None:
     if "--list" in words:
         click.echo(list_page(catalogue))
         return
-    try:
-        plan = read_arguments(words, catalogue)
-        examine(plan, catalogue)
-    except MistakeError as error:
-        _warn(catalogue, but=error.mistakes)
-        raise StartError("\n".join(error.mistakes)) from None
-    _warn(catalogue)
+    plan, mistakes = survey_arguments(words, catalogue)
+    mistakes += examine(plan, catalogue)
+    _warn(catalogue, but=mistakes)
+    if mistakes:
+        raise StartError("\n".join(mistakes))
     click.echo(plan_page(plan, catalogue))
 
 
