@@ -3,8 +3,8 @@
     python -m benchmarks.crowd [--members 5000] [--rooms 50] [--idle 5000]
 
 Starts `twistd -n netsvc`, connects everybody, lets one member of each room speak, and checks that every other
-member of that room, and nobody else, hears it; that the idle connections still echo; and that the server ends
-cleanly. Prints what the server used. Exit status 1 if anything is not so.
+member of that room hears it before anything said in another, that the idle connections still echo, and that the
+server ends cleanly. Prints what the server used. Exit status 1 if anything is not so.
 """
 
 from __future__ import annotations

@@ -26,30 +26,10 @@ EXAMPLES = ("--tcp 9001 --udp 9001", "--chat 9002", "--files 9003 --files-root .
 _LONGEST_DRAIN = 86400
 
 #: Options of twistd itself, which go before the plugin's name.
-_TWISTDS = frozenset(
-    [
-        "chroot",
-        "debug",
-        "euid",
-        "gid",
-        "logfile",
-        "logger",
-        "no_save",
-        "nodaemon",
-        "originalname",
-        "pidfile",
-        "prefix",
-        "profile",
-        "profiler",
-        "python",
-        "reactor",
-        "rundir",
-        "savestats",
-        "syslog",
-        "uid",
-        "umask",
-    ]
-)
+_TWISTDS = {
+    *("chroot", "debug", "euid", "gid", "logfile", "logger", "no_save", "nodaemon", "originalname", "pidfile"),
+    *("prefix", "profile", "profiler", "python", "reactor", "rundir", "savestats", "syslog", "uid", "umask"),
+}
 
 #: Options that show something and end the command, before any other word is read.
 _PAGES = ("help", "list", "version")

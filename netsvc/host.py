@@ -136,9 +136,8 @@ class Host(MultiService):
         super().privilegedStartService()
         if type(self._reactor).__name__ != "SelectReactor":
             allow_descriptors()
-        mistakes = self._build()
-        if not mistakes:
-            mistakes = self._bind()
+        # Both, so that one start tells all that is wrong.
+        mistakes = self._build() + self._bind()
         if mistakes:
             self._abandon()
             raise _start_error(mistakes)
@@ -155,6 +154,8 @@ class Host(MultiService):
     def _bind(self) -> list[str]:
         failures: list[str] = []
         for listener in self.plan.listeners:
+            if listener.use not in self._instances:
+                continue
             label = f"{listener.use} {listener.protocol}"
             try:
                 protocol = build_protocol(self._instances[listener.use], listener.use, listener.protocol)

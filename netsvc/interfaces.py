@@ -39,7 +39,7 @@ class Context:
     """What the host lends a service.
 
     `reactor` provides `IReactorTime` at least (a `Clock` in tests), `log` is a logger in the service's
-    own namespace, and `state_directory`, if the user gave one, is where the service may keep files.
+    own namespace, and `state_directory`, if there is one, is where the service may keep files.
     `own_ports` are the UDP ports of the process, of all its services: a datagram that claims to come from one
     is not to be answered, or two services could be made to talk for ever.
     """

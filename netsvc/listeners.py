@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from netsvc.address import Address
 from netsvc.discovery import describe
 from netsvc.faults import explain
+from netsvc.hush import AcceptLog
 from netsvc.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
 from netsvc.text import escape
 
@@ -149,6 +150,9 @@ def _listen(reactor: Any, address: Address, protocol: Any) -> Generator[Deferred
         raise ListenError(explain(error, address)) from error
     except Exception as error:  # a factory, protocol or endpoint of a plugin may raise anything as it starts
         raise ListenError(describe(error)) from error
+    if hasattr(port, "numberAccepts"):
+        accepting: Any = port
+        accepting._logger = Logger(namespace=_log.namespace, observer=AcceptLog(reactor, _log))
     return Listening(port, path)
 
 

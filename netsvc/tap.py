@@ -1,4 +1,4 @@
-"""The twistd plugin: options in, a host out. The only place that meets the command line."""
+"""The twistd plugin: options in, a host out. Where twistd and netsvc meet."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def test_the_procfile_serves_and_stops_in_time_with_nothing_lost_in_flight() -> 
         assert "1 connection ended by themselves" in server.log
 
 
+@pytest.mark.slow
 def test_an_idle_connection_does_not_keep_the_procfile_from_stopping_in_time() -> None:
     scripts = sysconfig.get_path("scripts")
     port = free_port()

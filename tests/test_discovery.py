@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def test_every_service_of_netsvc_loads_under_its_own_name_and_description() -> N
     for name in ("echo", "reply", "chat", "files"):
         assert catalogue.load(name).name == name
         assert catalogue.load(name).description == catalogue.services[name].description
+
+
+def test_a_service_in_a_zip_file_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "acme.zip", "w") as archive:
+        archive.writestr("acme_zipped.py", SERVICE.format(name="zipped"))
+        archive.writestr("acme-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+        entry_points = "[netsvc.services]\nzipped = acme_zipped:service\n"
+        archive.writestr("acme-1.0.dist-info/entry_points.txt", entry_points)
+    monkeypatch.syspath_prepend(tmp_path / "acme.zip")
+    catalogue = discover()
+    assert catalogue.services["zipped"].origin == "entry point of acme 1.0"
+    assert catalogue.load("zipped").protocols == {"tcp": "stream"}
+    del sys.modules["acme_zipped"]
 
 
 def test_an_entry_point_is_a_service_and_is_not_imported_until_it_is_used(place: Place) -> None:

@@ -152,7 +152,7 @@ def test_what_the_services_find_wrong_stops_the_start_before_a_port_is_opened() 
     with pytest.raises(StartError) as raised:
         world.start()
     assert str(raised.value) == "netsvc: one is wrong\nnetsvc: two is wrong"
-    assert world.reactor.adoptedPorts == []
+    assert world.host._open == []
 
 
 def test_a_service_that_does_not_start_stops_the_ones_that_did() -> None:
