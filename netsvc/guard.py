@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.python.failure import Failure
-from zope.interface import directlyProvides, implementer, providedBy
+from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
 __all__ = ["Connection", "Guard"]
 
@@ -140,7 +141,20 @@ class _Making:
         teller = transport if hasattr(transport, "connectionLost") else connection.protocol
         teller.connectionLost = _Losing(self._guard, connection, teller)
         self._guard._admit(connection)
+        if isinstance(transport, HAProxyProtocolWrapper) and IHalfCloseableProtocol.providedBy(connection.protocol):
+            _pass_on_half_closes(transport, connection.protocol)
         self._original(transport)
+
+
+def _pass_on_half_closes(wrapper: Any, protocol: Any) -> None:
+    """Let a protocol behind a PROXY header know of a half-close.
+
+    Twisted's wrapper does not; so to its transport a half-close is the end, and an orderly one: what was not
+    sent yet is dropped, and the client takes the part for the whole.
+    """
+    wrapper.readConnectionLost = protocol.readConnectionLost
+    wrapper.writeConnectionLost = protocol.writeConnectionLost
+    alsoProvides(wrapper, IHalfCloseableProtocol)
 
 
 class _Losing:

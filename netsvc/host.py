@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger, LoggingFile
 
 from netsvc.discovery import describe
-from netsvc.drain import Drain
+from netsvc.drain import CLOSE_GRACE, Drain
 from netsvc.errors import MistakeError, StartError
 from netsvc.guard import Guard
 from netsvc.hush import hushed
@@ -247,7 +247,9 @@ class Host(MultiService):
     def _drained(self, summary: str, closing: Deferred[Any]) -> Any:
         _log.info("stopped: {summary}", summary=summary)
         self._stop_instances()
-        return closing.addCallback(lambda _: super(Host, self).stopService()).addCallback(lambda _: None)
+        # A port whose protocol fails in stopProtocol never says that it is closed.
+        closing.addTimeout(CLOSE_GRACE, self._reactor)
+        return closing.addBoth(lambda _: super(Host, self).stopService()).addCallback(lambda _: None)
 
     def _force(self) -> None:
         if self._drain is not None:

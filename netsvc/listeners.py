@@ -9,12 +9,15 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from OpenSSL.SSL import RECEIVED_SHUTDOWN
+from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import _SystemdParser, serverFromString
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from netsvc.address import Address
@@ -140,6 +143,9 @@ def _listen(reactor: Any, address: Address, protocol: Any) -> Generator[Deferred
             port = adopt(reactor, bound_socket(address), protocol)
         elif address.kind == "stream":
             port = yield _endpoint(address, reactor).listen(protocol)
+            factory = getattr(port, "factory", None)
+            if isinstance(factory, TLSMemoryBIOFactory):
+                factory.protocol = _TLSTransport
         elif address.scheme == "unixgram":
             path = address.arguments["path"]
             port = adopt(reactor, bound_unix_datagram(path, int(address.arguments.get("mode", "666"), 8)), protocol)
@@ -154,6 +160,25 @@ def _listen(reactor: Any, address: Address, protocol: Any) -> Generator[Deferred
         accepting: Any = port
         accepting._logger = Logger(namespace=_log.namespace, observer=AcceptLog(reactor, _log))
     return Listening(port, path)
+
+
+class _TLSTransport(BufferingTLSTransport):
+    """Twisted's TLS transport, for clients that say farewell (close_notify) before they have got everything.
+
+    Twisted answers with a farewell of ours, at once, as TLS 1.2 asks (RFC 5246, section 7.2.1). A client of
+    TLS 1.3 may go on to read (RFC 8446, section 6.1), and takes what it has got by then for the whole.
+    """
+
+    def _shutdownTLS(self) -> None:
+        if self._tlsConnection.get_shutdown() & RECEIVED_SHUTDOWN and not self.disconnecting:
+            # What was written in this turn waits there for more.
+            self._aggregator.flush()
+            if self._producer is not None and isinstance(self._producer._producer, _PullToPush):
+                # There would be more to send, and no way to do so.
+                inner: Any = self.transport
+                inner.abortConnection()
+                return
+        super()._shutdownTLS()
 
 
 def _endpoint(address: Address, reactor: Any) -> Any:

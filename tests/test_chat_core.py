@@ -262,3 +262,22 @@ class TestRooms:
         assert lobby(core).topic == "12345"
         core.retitle(ann, lobby(core), "")
         assert lobby(core).topic == ""
+
+
+@pytest.mark.parametrize("character", ["a", "\u0300"])
+def test_what_is_too_long_for_a_name_names_nobody_and_no_room(character: str) -> None:
+    core = build_core()
+    member, _ = enter(core)
+    # To compare it would take the square of its length.
+    text = character * 100_000
+    for ask in (lambda: core.find(text), lambda: core.join(member, text), lambda: core.room_of(member, text)):
+        with pytest.raises(RefusedError):
+            ask()
+    assert core.rooms.find(text) is None
+
+
+def test_a_name_is_found_in_its_longest_form() -> None:
+    core = build_core(name_length=8)
+    member, _ = enter(core)
+    core.rename(member, "\u1f82" * 8)
+    assert core.find("\u03b1\u0313\u0300\u0345" * 8) is member

@@ -297,3 +297,12 @@ def test_no_bytes_raise_and_what_others_see_stays_lines(chunks: list[bytes], enc
         assert line.startswith(("* ", "[lobby] ", "guest", "a")) and not set(line) & set(map(chr, range(0x20)))
     assert not core.context.reactor.getDelayedCalls()
     assert len(core) == 2
+
+
+def test_a_flood_of_telnet_commands_ends_the_conversation_and_is_not_answered() -> None:
+    core = build_core()
+    client = Client(core)
+    client.sends(b"")
+    assert client.sends(b"\xff\xfb\x01" * 20_000) == b""
+    assert client.transport.disconnecting
+    assert len(core) == 0

@@ -150,3 +150,10 @@ def test_telnet_is_the_same_however_it_is_cut(data: bytes, cuts: list[int]) -> N
     kept, answers = filtered(pieces)
     assert (kept, answers) == filtered([data])
     assert b"\xff" not in kept and len(answers) <= len(data)
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n", b"\t\r\n", b" \v\f\r \n"])
+def test_blank_lines_are_left_out_whatever_their_number(blank: bytes) -> None:
+    splitter = LineSplitter(100)
+    splitter.feed(b"one\n" + blank * 10_000 + b" two\n" + blank)
+    assert [splitter.take(), splitter.take(), splitter.take()] == [b"one", b" two", None]

@@ -8,16 +8,22 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThread
 from twisted.protocols.haproxy import proxyEndpoint
 
+from netsvc.address import parse_address
+from netsvc.guard import Guard
+from netsvc.listeners import listen
 from netsvc.service import stream_factory
 from netsvc.services.files.classic import Classic
 from netsvc.services.files.core import FilesCore
@@ -87,7 +93,11 @@ async def serving(root: Path, endpoint: str = "tcp:0:interface=127.0.0.1", **opt
     wrapped = serverFromString(server.reactor, endpoint.removeprefix("proxied:"))
     if endpoint.startswith("proxied:"):
         wrapped = proxyEndpoint(wrapped)
-    listening: Any = await wrapped.listen(server.factory)
+    if endpoint.startswith("ssl:"):
+        opened = await listen(server.reactor, parse_address(endpoint, "stream"), server.factory)
+        listening: Any = opened.port
+    else:
+        listening = await wrapped.listen(server.factory)
     server.port = listening.getHost().port
     try:
         yield server
@@ -249,3 +259,38 @@ async def test_a_proxied_client_gets_its_file_and_is_logged_by_its_own_address(r
     async with serving(root, "proxied:tcp:0:interface=127.0.0.1") as server:
         assert await server.client(fetch, header + b"mib\n") == pattern(MIB)
         assert [event["peer"] for event in server.events] == ["192.0.2.7:4000"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxied_client_that_half_closes_still_gets_its_file(root: Path) -> None:
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4000 80\r\n"
+    (root / "big").write_bytes(pattern(16 * MIB))
+    async with serving(root, "proxied:tcp:0:interface=127.0.0.1") as server:
+        guard = Guard()
+        server.factory.buildProtocol = guard.wrap(copy(server.factory), "files").buildProtocol  # type: ignore[method-assign]
+        assert await server.client(partial(fetch, half_close=True), header + b"big\n") == pattern(16 * MIB)
+        assert server.results == [("big", 16 * MIB, "sent")]
+        assert not guard.live
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest_twisted.ensureDeferred
+async def test_a_tls_client_that_says_farewell_in_mid_file_is_reset(root: Path, tmp_path: Path) -> None:
+    key, certificate = write_certificate(tmp_path, "localhost")
+    (root / "big").write_bytes(pattern(16 * MIB))
+
+    def leave_early(port: int) -> None:
+        with connect(port) as raw:
+            raw.settimeout(None)
+            client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), raw)
+            client.set_connect_state()
+            client.sendall(b"big\n")
+            client.shutdown()
+            while client.recv(MIB):
+                pass
+
+    async with serving(root, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}") as server:
+        # And not ZeroReturnError, which is an orderly end.
+        with pytest.raises(SSL.SysCallError):
+            await server.client(leave_early)
+        assert [result for _, _, result in server.results] == ["cut off"]

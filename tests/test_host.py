@@ -19,6 +19,7 @@ from twisted.python import usage
 from zope.interface import implementer
 
 from netsvc.address import parse_address
+from netsvc.drain import CLOSE_GRACE
 from netsvc.errors import MistakeError, StartError
 from netsvc.host import Host, build_instance
 from netsvc.interfaces import Context, INetworkService
@@ -338,3 +339,22 @@ def test_an_endpoint_that_fails_late_ends_the_process(slow: SlowEndpoint, log: l
     slow.listening.errback(OSError(5, "the daemon is gone"))
     assert world.deaths == ["one tcp cannot listen on slow:at:1: the daemon is gone"]
     assert "ready" not in log
+
+
+def test_a_port_that_never_says_that_it_is_closed_is_not_waited_for_for_ever() -> None:
+    class Stuck:
+        def take_waiting(self) -> None:
+            """Have nothing."""
+
+        def stop(self) -> Deferred[Any]:
+            return Deferred()
+
+    world = World(("one", "tcp", "127.0.0.1:0"))
+    world.start()
+    stuck: Any = Stuck()
+    world.host._open.append(stuck)
+    stopped: list[object] = []
+    world.host.stopService().addCallback(stopped.append)
+    assert stopped == []
+    world.reactor.advance(CLOSE_GRACE)
+    assert stopped == [None]

@@ -19,7 +19,7 @@ from netsvc.services.chat.events import (
     Stopping,
     Whispered,
 )
-from netsvc.services.chat.names import check_name, name_key
+from netsvc.services.chat.names import check_name, find_key, name_key
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.rate import Bucket
 from netsvc.services.chat.refusal import RefusedError
@@ -104,7 +104,8 @@ class ChatCore:
 
     def find(self, name: str) -> Member:
         """Return the member of that name, whatever its case. Raises `RefusedError` if there is none."""
-        member = self._members.get(name_key(name))
+        key = find_key(name, self.options["name-length"])
+        member = None if key is None else self._members.get(key)
         if member is None:
             raise RefusedError(f'nobody is called "{escape(name, 40)}"')
         return member

@@ -65,6 +65,10 @@ class LineChat(Protocol):
         if self._closing:
             return
         answers = self._lines.feed(data)
+        if self._lines.flooded:
+            self._reason = "flooding"
+            self.end()
+            return
         if answers:
             self._outbox.send(answers)
         if self._resuming is None:

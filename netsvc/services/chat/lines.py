@@ -10,7 +10,8 @@ from netsvc.services.chat.telnet import TelnetFilter
 
 __all__ = ["OVERLONG", "LineSplitter", "Overlong"]
 
-_LINE_ENDS = re.compile(rb"(?:\r?\n)+")
+#: Lines of nothing but what `bytes.strip` takes away.
+_BLANK_LINES = re.compile(rb"(?:[ \t\r\v\f]*+\n)+")
 
 
 class Overlong(Enum):
@@ -57,6 +58,11 @@ class LineSplitter:
             self._start = 0
         return answers
 
+    @property
+    def flooded(self) -> bool:
+        """Whether the client sent more telnet commands at once than any has to."""
+        return self._telnet is not None and self._telnet.flooded
+
     def waiting(self) -> int:
         """Count the lines that have come and were not taken."""
         return self._buffer.count(b"\n", self._start)
@@ -80,8 +86,8 @@ class LineSplitter:
                 return OVERLONG
             if line.strip():
                 return line
-            # Whoever sends nothing but line ends shall not keep us busy.
-            if more := _LINE_ENDS.match(self._buffer, self._start):
+            # Whoever sends nothing but blank lines shall not keep us busy.
+            if more := _BLANK_LINES.match(self._buffer, self._start):
                 self._start = more.end()
         rest = self._buffer[self._start :]
         self._start = 0

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from netsvc.services.chat.refusal import RefusedError
 
-__all__ = ["check_name", "name_key"]
+__all__ = ["check_name", "find_key", "name_key"]
 
 FORM = "letters and digits of any script, with - _ . between them"
 
@@ -38,6 +38,15 @@ def name_key(name: str) -> str:
     while key != previous:
         previous, key = key, unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", key).casefold())
     return key
+
+
+def find_key(text: str, limit: int) -> str | None:
+    """Return the `name_key` of what may be a name of at most `limit` characters, or None if it is too long to be one.
+
+    To bring text into a normal form takes the square of the number of marks in a row: a line of them would keep
+    everybody waiting.
+    """
+    return name_key(text) if len(text) <= limit * _LONGEST_DECOMPOSITION else None
 
 
 def check_name(text: str, limit: int) -> str:

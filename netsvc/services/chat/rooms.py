@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from netsvc.services.chat.events import Acted, Event, Outlet, Said
-from netsvc.services.chat.names import check_name, name_key
+from netsvc.services.chat.names import check_name, find_key, name_key
 from netsvc.services.chat.rate import Bucket
 from netsvc.services.chat.refusal import RefusedError
 
@@ -92,7 +92,8 @@ class Rooms:
 
     def find(self, text: str) -> Room | None:
         """Return the room that `text` names, if there is one. A leading # is not part of a name."""
-        return self._rooms.get(name_key(_bare(text)))
+        key = find_key(_bare(text), self._name_length)
+        return None if key is None else self._rooms.get(key)
 
     def open(self, text: str) -> Room:
         """Return the room that `text` names, a new one if need be. Raises `RefusedError`."""

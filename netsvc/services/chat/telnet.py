@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["TelnetFilter"]
+__all__ = ["COMMANDS_AT_ONCE", "TelnetFilter"]
+
+#: Commands in one piece of input. A telnet client sends a dozen when it begins; each costs us far more than a byte.
+COMMANDS_AT_ONCE = 200
 
 _IAC, _DONT, _DO, _WONT, _WILL, _SB, _SE = b"\xff", b"\xfe", b"\xfd", b"\xfc", b"\xfb", b"\xfa", b"\xf0"
 #: A command: about an option, or another. Cut short at the end of a segment, the last groups are missing.
@@ -25,6 +28,8 @@ class TelnetFilter:
     def __init__(self) -> None:
         self._pending = b""
         self._in_subnegotiation = False
+        #: Whether more commands came than any client has to send; the input that held them was dropped.
+        self.flooded = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take bytes that came; return those that are not telnet's, and the bytes to answer."""
@@ -33,6 +38,9 @@ class TelnetFilter:
             self._pending = b""
         elif not self._in_subnegotiation and _IAC not in data:
             return data, b""
+        if data.count(_IAC) > COMMANDS_AT_ONCE:
+            self.flooded = True
+            return b"", b""
         kept: list[bytes] = []
         answers: list[bytes] = []
         at = 0
