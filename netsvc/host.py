@@ -238,7 +238,7 @@ class Host(MultiService):
         """Stop accepting, drain, stop the services. The Deferred fires when all is over; it never fails."""
         for listening in self._open:
             listening.take_waiting()
-        closing = DeferredList([listening.stop() for listening in self._open])
+        closing = DeferredList([listening.stop() for listening in self._open], consumeErrors=True)
         self._open.clear()
         self._drain = Drain(self._reactor, self.guard, list(self._instances.items()), self.plan.drain)
         self._drain.begin()
