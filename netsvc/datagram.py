@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.internet.error import MessageLengthError
@@ -22,13 +23,14 @@ ECHO_LIKE_PORTS = frozenset({0, 7, 13, 17, 19, 37, 53, 69, 123})
 class LoopGuard:
     """The core of a service that answers datagrams: it knows the source ports that must not be answered.
 
-    These are the ports of other echo-like services, and those of every listener of the process.
+    These are the ports of other echo-like services, and those of every listener of the process,
+    for UNIX sockets their paths.
     """
 
     def __init__(self, options: usage.Options, context: Context) -> None:
         self.options = options
         self.context = context
-        #: Shared by all services of the process; the host adds each port that it opens.
+        #: Shared by all services of the process; the host adds each place that it opens.
         self.refused_ports = context.own_ports
         self.refused_ports |= ECHO_LIKE_PORTS
 
@@ -45,13 +47,17 @@ class AnsweringProtocol(DatagramProtocol):
     dropped = 0
 
     def startProtocol(self) -> None:
-        """Answer nobody who sends from our own port; a UNIX socket has none."""
-        self.core.refused_ports.add(getattr(self.transport.getHost(), "port", 0))
+        """Answer nobody who sends from where we are."""
+        host: Any = self.transport.getHost()
+        self.core.refused_ports.add(host.name if hasattr(host, "name") else host.port)
 
     def datagramReceived(self, data: bytes, address: Any) -> None:
         """Send back the answer, to whoever may be answered."""
-        # The peer of a UNIX socket is its path, and None when it has none and so cannot be answered.
-        if not address or (type(address) is tuple and address[1] in self.core.refused_ports):
+        # The peer of a UNIX socket is its path, and None when it has none and so cannot be answered. A peer can
+        # put a link to our own socket where its own was: what we send there comes back to us, from us.
+        if not address:
+            return
+        if (address[1] if type(address) is tuple else os.fsencode(address)) in self.core.refused_ports:
             return
         answer = self.answer(data)
         if answer is None:

@@ -12,7 +12,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger, LoggingFile
 
-from netsvc.discovery import describe
+from netsvc.discovery import ANYTHING, describe
 from netsvc.drain import CLOSE_GRACE, Drain
 from netsvc.errors import MistakeError, StartError
 from netsvc.guard import Guard
@@ -29,7 +29,7 @@ _log = Logger(namespace="netsvc")
 
 
 def build_instance(
-    use: ServiceUse, service: INetworkService, reactor: Any, own_ports: set[int] | None = None
+    use: ServiceUse, service: INetworkService, reactor: Any, own_ports: set[int | bytes] | None = None
 ) -> IServiceInstance:
     """Build one service of a plan and check it. Raises `MistakeError`; a service that raises is named in it."""
     log = Logger(namespace=f"netsvc.{service.name}")
@@ -40,7 +40,7 @@ def build_instance(
         instance.check()
     except MistakeError:
         raise
-    except Exception as error:
+    except ANYTHING as error:
         raise MistakeError([f"service {use.service} cannot be built: {describe(error)}"]) from error
     return instance
 
@@ -49,7 +49,7 @@ def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
     """Build a protocol of an instance for one listener. Raises `MistakeError` if its author's code does not."""
     try:
         return instance.protocol(name)
-    except Exception as error:
+    except ANYTHING as error:
         raise MistakeError([f"{use} {name} cannot be built: {describe(error)}"]) from error
 
 
@@ -124,7 +124,7 @@ class Host(MultiService):
         self._started: list[IServiceInstance] = []
         self._listening: list[tuple[Listener, Deferred[Listening]]] = []
         self._open: list[Listening] = []
-        self._own_ports: set[int] = set()
+        self._own_ports: set[int | bytes] = set()
         self._drain: Drain | None = None
 
     def privilegedStartService(self) -> None:
@@ -178,6 +178,8 @@ class Host(MultiService):
         host = listening.port.getHost()
         if getattr(host, "type", "") == "UDP":
             self._own_ports.add(host.port)  # type: ignore[attr-defined]
+        elif listening.datagrams:
+            self._own_ports.add(host.name)  # type: ignore[attr-defined]
         return listening
 
     def _not_opened(self, failure: Any, where: str, failures: list[str]) -> None:
@@ -200,7 +202,7 @@ class Host(MultiService):
                 instance.start()
             except MistakeError as error:
                 mistakes += error.mistakes
-            except Exception as error:  # noqa: BLE001  (a plugin's core may raise anything)
+            except ANYTHING as error:
                 mistakes.append(f"service {key} cannot start: {describe(error)}")
             else:
                 self._started.append(instance)
@@ -264,5 +266,5 @@ class Host(MultiService):
             instance = self._started.pop()
             try:
                 instance.stop()
-            except Exception:  # noqa: BLE001  (one service's fault must not keep the others from stopping)
+            except ANYTHING:  # one service's fault must not keep the others from stopping
                 _log.failure("a service failed to stop")

@@ -40,14 +40,15 @@ class Context:
 
     `reactor` provides `IReactorTime` at least (a `Clock` in tests), `log` is a logger in the service's
     own namespace, and `state_directory`, if there is one, is where the service may keep files.
-    `own_ports` are the UDP ports of the process, of all its services: a datagram that claims to come from one
-    is not to be answered, or two services could be made to talk for ever.
+    `own_ports` are the UDP ports of the process, and the paths of its UNIX datagram sockets, of all its
+    services: a datagram that claims to come from one is not to be answered, or two services could be made to
+    talk for ever.
     """
 
     reactor: Any
     log: Logger
     state_directory: Path | None = None
-    own_ports: set[int] = field(default_factory=set, compare=False)
+    own_ports: set[int | bytes] = field(default_factory=set, compare=False)
 
 
 class IServiceInstance(Interface):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL.SSL import RECEIVED_SHUTDOWN
+from twisted.internet import udp
 from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import _SystemdParser, serverFromString
@@ -53,6 +54,8 @@ class Listening:
 
     def __init__(self, port: IListeningPort, path: str | None = None) -> None:
         self.port = port
+        #: Whether it is a socket for datagrams.
+        self.datagrams = isinstance(port, udp.Port)
         self._path = path
 
     def place(self) -> str:

@@ -94,7 +94,7 @@ def test_no_port_of_the_services_own_listeners_is_answered_by_any_of_them() -> N
 
 
 def test_two_services_of_a_process_do_not_answer_each_other() -> None:
-    ports: set[int] = set()
+    ports: set[int | bytes] = set()
     one, other = (LoopGuard(Options(), Context(Clock(), Logger("test"), own_ports=ports)) for _ in range(2))
     _, first = bound(IPv4Address("UDP", "127.0.0.1", 9001), one)
     _, second = bound(IPv4Address("UDP", "127.0.0.1", 9002), other)
@@ -108,6 +108,16 @@ def test_the_ports_of_one_process_are_no_matter_to_another() -> None:
     _, transport = bound(IPv4Address("UDP", "127.0.0.1", 9002))
     transport.feed(b"hello", ("127.0.0.1", 9001))
     assert transport.written == [(b"HELLO", ("127.0.0.1", 9001))]
+
+
+@pytest.mark.parametrize("path", ["/run/server", b"/run/server", "/run/other"])
+def test_what_came_from_our_own_unix_socket_is_not_answered(path: str | bytes) -> None:
+    # As it does when a peer put a link to our socket where its own was.
+    context = Context(Clock(), Logger("test"))
+    _, transport = bound(UNIXAddress("/run/server"), LoopGuard(Options(), context))
+    bound(UNIXAddress("/run/other"), LoopGuard(Options(), context))
+    transport.feed(b"hello", path)
+    assert transport.written == []
 
 
 @pytest.mark.parametrize("path", ["/run/peer", b"/run/peer", "\0abstract"])

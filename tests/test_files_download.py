@@ -141,12 +141,12 @@ def test_a_file_that_is_replaced_or_removed_is_sent_as_it_was(served: Served) ->
     assert transport.value() == pattern(5 * BLOCK)
 
 
-def test_downloads_over_the_limit_close_with_no_bytes(tmp_path: Path) -> None:
+def test_downloads_over_the_limit_are_reset_and_not_taken_for_missing_files(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(pattern(2 * BLOCK))
     served = Served(tmp_path, downloads="2")
     busy = [served.ask(b"big\n", window=10) for _ in range(2)]
     third = served.ask(b"big\n")
-    assert (third.value(), third.ended) == (b"", True)
+    assert (third.value(), third.aborted) == (b"", True)
     assert served.results == [("big", 0, "too many downloads")]
     busy[0].lose()
     assert served.ask(b"big\n").value() == pattern(2 * BLOCK)

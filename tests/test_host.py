@@ -358,3 +358,11 @@ def test_a_port_that_never_says_that_it_is_closed_is_not_waited_for_for_ever() -
     assert stopped == []
     world.reactor.advance(CLOSE_GRACE)
     assert stopped == [None]
+
+
+@pytest.mark.parametrize("step", ["check", "start"])
+def test_a_service_that_exits_is_a_mistake_and_no_silent_end(step: str) -> None:
+    exits: Any = SystemExit(0)
+    world = World(("one", "tcp", "127.0.0.1:0"), prepare=lambda _, core: core.faults.update({step: exits}))
+    with pytest.raises(StartError, match=r"service one cannot .*SystemExit: 0 at .*test_host"):
+        world.start()

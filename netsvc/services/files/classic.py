@@ -2,8 +2,8 @@
 
 The name ends at LF or CRLF, when the client half-closes, or, for clients that send no terminator, after a
 quiet moment. A file that is not sent is a connection that closes without a byte; the access log says why. A
-file that cannot be sent to its end is a connection that is reset, so that a part is never taken for the whole
-(over a UNIX socket, which knows no reset, the two look alike).
+file that cannot be sent to its end, or only not now, is a connection that is reset, so that a part is never
+taken for the whole, nor a full server for a missing file (over a UNIX socket, which knows no reset, they look alike).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zope.interface import implementer
 from netsvc.services.files.core import FilesCore
 from netsvc.services.files.download import Download
 from netsvc.services.files.name import NameReader
-from netsvc.services.files.source import OpenFile, RefusedError
+from netsvc.services.files.source import BusyError, OpenFile, RefusedError
 from netsvc.text import peer_name
 
 __all__ = ["LINGER", "Classic"]
@@ -151,7 +151,10 @@ class Classic(Protocol):
 
     def _refuse(self, refusal: RefusedError) -> None:
         self._record(str(refusal))
-        self._close()
+        if isinstance(refusal, BusyError):
+            self.transport.abortConnection()
+        else:
+            self._close()
 
     def _leave(self) -> None:
         # Nothing has been asked for, so there is no answer that a reset could cut.

@@ -14,7 +14,7 @@ from twisted.python import usage
 from netsvc.errors import MistakeError
 from netsvc.interfaces import Context, Options
 from netsvc.services.files.beneath import OutsideError, Root
-from netsvc.services.files.source import OpenFile, RefusedError
+from netsvc.services.files.source import BusyError, OpenFile, RefusedError
 from netsvc.settings import byte_count, encoding, seconds, whole_number
 from netsvc.text import escape
 
@@ -154,20 +154,22 @@ class FilesCore:
         Raises `RefusedError`, and nothing else, for whatever name.
         """
         if self._root is None or self.draining:
-            raise RefusedError("draining")
+            raise BusyError("draining")
         if not name or b"\0" in name:
             raise RefusedError("not a file name")
         if not self._hidden and any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/")):
             raise RefusedError("hidden")
         if self.downloads >= self._download_limit:
-            raise RefusedError("too many downloads")
+            raise BusyError("too many downloads")
         try:
             descriptor = self._root.open(name)
             size = _size_of_regular(descriptor)
         except OutsideError:
             raise RefusedError("outside the root") from None
         except OSError as error:
-            reason = _REASONS.get(error.errno or 0) or f"cannot be opened ({error.strerror})"
+            reason = _REASONS.get(error.errno or 0)
+            if reason is None:
+                raise BusyError(f"cannot be opened ({error.strerror})") from error
             raise RefusedError(reason) from error
         self.downloads += 1
         return OpenFile(descriptor, size, self._file_closed)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-__all__ = ["CutError", "OpenFile", "RefusedError"]
+__all__ = ["BusyError", "CutError", "OpenFile", "RefusedError"]
 
 
 class RefusedError(Exception):
     """The file is not sent. Its text says why, in a word or two: it is the result in the access line."""
+
+
+class BusyError(RefusedError):
+    """The file may be sent at another time. To close with no bytes would be to say that there is none."""
 
 
 class CutError(Exception):
