@@ -107,7 +107,8 @@ class Drain:
         if not self._began:
             return "no connection was open"
         closed = self._closed - self._aborted
-        parts = [f"{_connections(self._began - closed.total() - self._aborted.total())} ended by themselves"]
+        by_themselves = self._began - closed.total() - self._aborted.total()
+        parts = [f"{_connections(by_themselves)} ended by {'itself' if by_themselves == 1 else 'themselves'}"]
         if closed:
             parts.append(f"closed at the end of {self._seconds:g} s: {_count(closed)}")
         if self._aborted:

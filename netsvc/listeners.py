@@ -18,6 +18,7 @@ from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -149,6 +150,8 @@ def _listen(reactor: Any, address: Address, protocol: Any) -> Generator[Deferred
             factory = getattr(port, "factory", None)
             if isinstance(factory, TLSMemoryBIOFactory):
                 factory.protocol = _TLSTransport
+            elif isinstance(factory, HAProxyWrappingFactory):
+                factory.protocol = _ProxiedTransport  # type: ignore[assignment]
         elif address.scheme == "unixgram":
             path = address.arguments["path"]
             port = adopt(reactor, bound_unix_datagram(path, int(address.arguments.get("mode", "666"), 8)), protocol)
@@ -182,6 +185,22 @@ class _TLSTransport(BufferingTLSTransport):
                 inner.abortConnection()
                 return
         super()._shutdownTLS()
+
+
+class _ProxiedTransport(HAProxyProtocolWrapper):
+    """Twisted's transport behind a PROXY header, for headers that its parser does not expect.
+
+    Of some it raises what Twisted does not catch: a traceback in the log for each connection.
+    """
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            super().dataReceived(data)
+        except Exception:
+            if self._proxyInfo is not None:
+                # The header was in order: it is the protocol that failed.
+                raise
+            self.loseConnection()
 
 
 def _endpoint(address: Address, reactor: Any) -> Any:

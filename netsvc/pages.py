@@ -16,7 +16,7 @@ from netsvc.host import build_instance, build_protocol
 from netsvc.interfaces import INetworkService
 from netsvc.plan import Plan
 from netsvc.settings import Setting, declared_settings, parse_settings
-from netsvc.text import escape
+from netsvc.text import escape, plain
 
 __all__ = ["examine", "help_page", "list_page", "plan_page"]
 
@@ -51,11 +51,11 @@ def _entries(entries: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _setting_entry(prefix: str, setting: Setting) -> tuple[str, str]:
-    description = " ".join(setting.description.split())
+    description = plain(" ".join(setting.description.split()))
     if setting.flag:
         return f"--{prefix}{setting.name}", description
     shown = "" if setting.default is None else f" (default: {setting.default})"
-    return f"--{prefix}{setting.name} VALUE", f"{description}{shown}"
+    return f"--{prefix}{setting.name} {setting.placeholder}", f"{description}{shown}"
 
 
 def _service_entries(service: INetworkService, prefix: str) -> list[tuple[str, str]]:
@@ -100,7 +100,7 @@ def help_page(catalogue: Catalogue, alone: str | None = None) -> str:
         except PluginError as error:
             lines += ["", f"{name}: not usable", *(f"  {line}" for line in error.mistakes)]
             continue
-        lines += ["", f"{name}: {service.description}"]
+        lines += ["", f"{name}: {plain(service.description)}"]
         if not alone:
             lines += _entries([(f"--{name} ADDRESS", f"Short for --{name}-{next(iter(service.protocols))}")])
         lines += _entries(_service_entries(service, "" if alone else f"{name}-"))
@@ -119,7 +119,7 @@ def list_page(catalogue: Catalogue) -> str:
             continue
         protocols = ", ".join(f"{protocol} ({kind})" for protocol, kind in service.protocols.items())
         options = ", ".join(f"--{name}-{setting.name}" for setting in declared_settings(service.options))
-        lines += [f"{name}  {service.description}", f"  protocols  {protocols}"]
+        lines += [f"{name}  {plain(service.description)}", f"  protocols  {protocols}"]
         # An option broken at a hyphen would be no option.
         lines += textwrap.wrap(
             options, 90, initial_indent="  options    ", subsequent_indent=" " * 13, break_on_hyphens=False

@@ -9,11 +9,13 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from twisted.python import usage
+from twisted.python.reflect import accumulateClassList
 
 from netsvc.errors import MistakeError
 from netsvc.text import escape
@@ -26,11 +28,16 @@ __all__ = [
     "number",
     "parse_settings",
     "seconds",
+    "shown_as",
     "whole_number",
 ]
 
+_T = TypeVar("_T")
+
 #: Python counts these among the text encodings, but they encode host names, or nothing.
 _NAME_CODECS = {"idna", "punycode", "undefined"}
+#: What a help page calls the values of a coercer. No attribute of the coercer: it may be any callable.
+_PLACEHOLDERS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
@@ -46,7 +53,7 @@ def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
             raise ValueError(f"a whole number from {lowest} to {highest}")
         return number
 
-    return coerce
+    return shown_as("NUMBER", coerce)
 
 
 def number(lowest: float, highest: float, unit: str = "a number") -> Callable[[Any], float]:
@@ -61,7 +68,7 @@ def number(lowest: float, highest: float, unit: str = "a number") -> Callable[[A
             raise ValueError(f"{unit} from {_plain(lowest)} to {_plain(highest)}")
         return number
 
-    return coerce
+    return shown_as("NUMBER" if unit == "a number" else unit.upper(), coerce)
 
 
 def _plain(value: float) -> str:
@@ -89,7 +96,7 @@ def byte_count(lowest: int, highest: int) -> Callable[[Any], int]:
             raise ValueError(f"bytes from {lowest} to {highest}, or with K, M, G (64K)")
         return count
 
-    return coerce
+    return shown_as("BYTES", coerce)
 
 
 def encoding(value: Any) -> str:
@@ -103,22 +110,35 @@ def encoding(value: Any) -> str:
     return found.name
 
 
+def shown_as(placeholder: str, coerce: Callable[[Any], _T]) -> Callable[[Any], _T]:
+    """Return a coercer whose values a help page calls `placeholder`: `--files-root DIR`."""
+    _PLACEHOLDERS[coerce] = placeholder
+    return coerce
+
+
+shown_as("ENCODING", encoding)
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One option of a service: its name, whether it is a flag, its default, and its line of help."""
+    """One option of a service: its name, whether it is a flag, its default, its line of help, its value's name."""
 
     name: str
     flag: bool
     default: object
     description: str
+    placeholder: str = "VALUE"
 
 
 def declared_settings(make: Callable[[], usage.Options]) -> list[Setting]:
     """List the options that an options class declares, in its own order; `--help` and `--version` aside."""
     options = make()
     declared = ((word.removesuffix("="), not word.endswith("=")) for word in options.longOpt)
+    parameters: list[Sequence[Any]] = []
+    accumulateClassList(type(options), "optParameters", parameters)
+    placeholders = {entry[0]: _PLACEHOLDERS.get(entry[4], "VALUE") for entry in parameters if len(entry) > 4}
     return [
-        Setting(name, flag, options.get(name), options.docs.get(name) or "")
+        Setting(name, flag, options.get(name), options.docs.get(name) or "", placeholders.get(name, "VALUE"))
         for name, flag in declared
         if name not in ("help", "version")
     ]

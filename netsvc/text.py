@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["escape", "is_unsafe", "peer_name"]
+__all__ = ["escape", "is_unsafe", "peer_name", "plain"]
 
 #: Characters that reorder or hide what stands around them: bidirectional controls (UAX #9, section 2)
 #: and the line and paragraph separators, which some terminals and log readers break a line at.
@@ -36,6 +36,11 @@ def _escape_character(character: str) -> str:
     if character in '\\"':
         return f"\\{character}"
     return character.encode("unicode_escape").decode("ascii") if is_unsafe(character) else character
+
+
+def plain(text: str) -> str:
+    """Return a line of prose without what a terminal may act on; unlike `escape`, quotation marks stay as they are."""
+    return "".join(f"\\x{ord(character):02x}" if is_unsafe(character) else character for character in text)
 
 
 def peer_name(address: object) -> str:

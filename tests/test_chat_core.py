@@ -8,6 +8,7 @@ from netsvc.interfaces import Context
 from netsvc.services.chat.core import LOBBY, ChatCore
 from netsvc.services.chat.events import (
     Departed,
+    Displaced,
     Event,
     Joined,
     Left,
@@ -56,6 +57,12 @@ def enter(core: ChatCore, name: str | None = None, room: str | None = LOBBY) -> 
     return member, outlet
 
 
+def refused_entry(core: ChatCore) -> bool:
+    with pytest.raises(RefusedError, match="full"):
+        core.enter(Recorder())
+    return True
+
+
 def lobby(core: ChatCore) -> Room:
     found = core.rooms.find(LOBBY)
     assert found
@@ -89,6 +96,28 @@ class TestComingAndGoing:
         core.depart(first)
         enter(core)
         assert len(core) == 2
+
+    def test_in_a_full_chat_who_was_silent_longest_gives_way(self) -> None:
+        core = build_core(members=3, silence="60")
+        clock = core.context.reactor
+        ann, ann_got = enter(core, "ann")
+        bob, bob_got = enter(core, "bob")
+        eve, eve_got = enter(core, "eve")
+        clock.advance(59)
+        core.wait(ann)
+        assert refused_entry(core)
+        clock.advance(1)
+        eve_got.take()
+        newcomer, _ = enter(core, "zoe")
+        assert (len(core), list(lobby(core).members)) == (3, [ann, eve, newcomer])
+        assert (bob_got.take()[-1], bob_got.ended) == (Displaced(), 1)
+        assert eve_got.take()[0] == Departed("bob", "silent, and the chat was full")
+        core.depart(bob)
+        enter(core)
+        assert eve_got.take()[-1] == Displaced()
+        # Who has just come or talked stays.
+        assert refused_entry(core)
+        assert (ann_got.ended, eve_got.ended) == (0, 1)
 
     def test_a_departure_is_told_once_to_whoever_shared_a_room(self) -> None:
         core = build_core()

@@ -143,6 +143,20 @@ class TestLines:
         assert ann.transport.disconnected
         ann.lose()
 
+    def test_in_a_full_chat_the_longest_silent_is_told_why_it_has_to_go(self) -> None:
+        core = build_core(members=1)
+        silent = client(core)
+        silent.clock.advance(60)
+        late = Client(core)
+        assert b"welcome" in late.sees()
+        assert silent.sees() == (
+            b"* the chat is full, and you have been silent for long: others need your place, goodbye\n"
+        )
+        assert silent.transport.disconnecting
+        silent.lose()
+        assert len(core) == 1
+        late.lose()
+
     def test_over_the_members_limit_one_line_and_the_end(self) -> None:
         core = build_core(members=1)
         client(core)

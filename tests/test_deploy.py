@@ -48,7 +48,7 @@ def test_the_procfile_serves_and_stops_in_time_with_nothing_lost_in_flight() -> 
         server.wait()
         # honcho kills after 5 s and says so.
         assert "SIGKILL" not in server.log
-        assert "1 connection ended by themselves" in server.log
+        assert "1 connection ended by itself" in server.log
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_it_waits_for_connections_to_end_by_themselves() -> None:
     clock.advance(3.9)
     assert summaries == []
     transport.loseConnection()
-    assert summaries == ["1 connection ended by themselves"]
+    assert summaries == ["1 connection ended by itself"]
     assert clock.getDelayedCalls() == []
 
 
@@ -106,7 +106,7 @@ def test_what_is_left_at_the_deadline_is_closed_then_aborted_and_counted() -> No
     assert summaries == []
     clock.advance(ABORT_GRACE)
     assert summaries == [
-        "1 connection ended by themselves; closed at the end of 4 s: 1 echo tcp; cut off: 1 chat line, 2 echo tcp"
+        "1 connection ended by itself; closed at the end of 4 s: 1 echo tcp; cut off: 1 chat line, 2 echo tcp"
     ]
     assert clock.getDelayedCalls() == []
 
@@ -174,5 +174,5 @@ def test_a_service_that_ends_its_connections_while_it_is_asked_is_waited_for() -
     _, transport = connect(guard)
     later = Instance()
     _, summaries = drain(guard, clock, Instance(transport.loseConnection), later)
-    assert summaries == ["1 connection ended by themselves"]
+    assert summaries == ["1 connection ended by itself"]
     assert later.asked == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,31 @@ def test_a_legacy_name_is_judged_after_it_is_decoded(root: Path) -> None:
     core.stop()
 
 
+def test_the_download_that_stalled_longest_gives_way_once_all_places_are_taken(root: Path) -> None:
+    reactor = MemoryReactor()
+    core, _ = make_core(root, reactor, downloads=3, stall="30")
+    core.start()
+    gone: list[str] = []
+    first, second, third = (core.open(b"f") for _ in range(3))
+    for name, file in (("first", first), ("second", second), ("third", third)):
+        file.give_way = partial(gone.append, name)
+    reactor.advance(20)
+    first.read(1)
+    reactor.advance(9.9)
+    assert refusal(core, "f") == "too many downloads"
+    reactor.advance(0.1)
+    assert refusal(core, "missing") == "no such file"
+    assert gone == []
+    more = [core.open(b"f"), core.open(b"f")]
+    assert gone == ["second", "third"]
+    assert refusal(core, "f") == "too many downloads"
+    assert (second.descriptor, third.descriptor, core.downloads) == (-1, -1, 3)
+    for file in (first, *more):
+        file.close()
+    core.stop()
+    assert open_below(root) == []
+
+
 def test_downloads_are_limited(root: Path) -> None:
     core = started(root, downloads=2)
     first, second = core.open(b"f"), core.open(b"f")
@@ -250,7 +276,7 @@ def test_a_file_that_shrinks_is_cut_and_never_at_its_end(root: Path) -> None:
 
 def test_a_file_that_the_disk_does_not_give_is_cut(root: Path) -> None:
     directory = os.open(root, os.O_RDONLY)
-    file = OpenFile(directory, 10, lambda: None)
+    file = OpenFile(directory, 10, lambda file: None, lambda file: None)
     with pytest.raises(CutError, match=r"read error \(Is a directory\)"):
         file.read(10)
     file.close()

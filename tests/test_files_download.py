@@ -155,6 +155,28 @@ def test_downloads_over_the_limit_are_reset_and_not_taken_for_missing_files(tmp_
     served.bench.stop()
 
 
+def test_clients_that_never_read_cannot_keep_every_place(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(pattern(9 * BLOCK))
+    served = Served(tmp_path, downloads="10")
+    stalled = [served.ask(b"big\n", window=10) for _ in range(10)]
+    slow = stalled.pop()
+    served.clock.advance(29)
+    slow.take(BLOCK)
+    served.clock.advance(1)
+    for transport in stalled:
+        newcomer = served.ask(b"big\n", window=10)
+        assert (newcomer.aborted, transport.aborted) == (False, True)
+    assert served.ask(b"big\n").aborted
+    assert not slow.aborted
+    results = [result for _, _, result in served.results]
+    assert results == ["stalled, and gave way to another"] * 9 + ["too many downloads"]
+    slow.take(1 << 30)
+    assert slow.value() == pattern(9 * BLOCK)
+    for transport in list(served.clock.connections):
+        transport.lose()
+    served.bench.stop()
+
+
 def test_a_drain_closes_what_waits_and_lets_downloads_finish(served: Served) -> None:
     idle, partly = served.connect(), served.ask(b"f")
     busy = served.ask(b"%d\n" % (5 * BLOCK), window=10)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.address import IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
 from netsvc.address import Address, parse_address
@@ -184,6 +184,44 @@ def test_the_file_of_a_dead_datagram_socket_is_taken_over_and_a_living_one_is_no
     path.write_text("not a socket")
     assert refusal(f"unixgram:{path}", "datagram") == f"{path} is a file, and no socket; {CURE}"
     assert path.read_text() == "not a socket"
+
+
+@pytest_twisted.inlineCallbacks
+def test_a_malformed_proxy_header_closes_its_connection_and_logs_nothing(logged_errors: LoggedErrors) -> Any:
+    listening = opened("haproxy:tcp:0:interface=127.0.0.1")
+    factory: Any = listening.port.factory  # type: ignore[attr-defined]
+    got: list[bytes] = []
+
+    def connected() -> Any:
+        protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4000))
+        protocol.wrappedProtocol.dataReceived = got.append
+        protocol.makeConnection(StringTransport())
+        return protocol
+
+    for header in (
+        b"PROXY TCP4 a b c d\r\n",
+        b"PROXY TCP4 \xff \xff 1 2\r\n",
+        b"PROXY TCP6 ::1 ::1 1 \r\n",
+        b"PROXY TCP4\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x00",
+    ):
+        protocol = connected()
+        protocol.dataReceived(header)
+        assert protocol.transport.disconnecting, header
+    protocol = connected()
+    protocol.dataReceived(b"PROXY TCP4 192.0.2.9 192.0.2.2 4000 9001\r\nhello")
+    assert (got, protocol.getPeer().host) == ([b"hello"], "192.0.2.9")
+    assert logged_errors == []
+
+    # What the protocol itself raises is its own fault, and is told.
+    def fail(data: bytes) -> None:
+        raise LookupError("mine")
+
+    protocol.wrappedProtocol.dataReceived = fail
+    with pytest.raises(LookupError, match="mine"):
+        protocol.dataReceived(b"more")
+    yield listening.stop()
 
 
 @pytest_twisted.inlineCallbacks

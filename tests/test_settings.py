@@ -152,8 +152,8 @@ def test_settings_are_declared_in_order_with_their_defaults() -> None:
     assert set(declared_settings(Wanted)) == {
         Setting("loud", True, 0, "Say it loudly"),
         Setting("text", False, "hello", "What to say"),
-        Setting("size", False, 64, "How much"),
-        Setting("max-size", False, None, "How much at most"),
+        Setting("size", False, 64, "How much", "BYTES"),
+        Setting("max-size", False, None, "How much at most", "NUMBER"),
         Setting("exact", False, None, "How much, exactly"),
         Setting("pattern", False, None, ""),
         Setting("extra-word", False, None, "One more word."),

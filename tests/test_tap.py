@@ -22,6 +22,7 @@ from netsvc.errors import PluginError, StartError
 from netsvc.host import Host
 from netsvc.pages import help_page, list_page
 from netsvc.service import Service
+from netsvc.settings import seconds
 
 
 def parse(*words: str, options: Any = tap.Options) -> Any:
@@ -136,6 +137,27 @@ def test_a_long_option_does_not_break_the_columns() -> None:
     catalogue = Catalogue()
     catalogue.add(Found("long", "/x", "x:y", Plugin()))
     assert f"  --long-a-very-long-name-for-an-option VALUE\n{'':34}What it is for (default: 7)" in help_page(catalogue)
+
+
+def test_pages_call_values_by_what_they_are_and_let_no_description_command_the_terminal() -> None:
+    class Options(usage.Options):
+        optParameters = [
+            ["wait", None, 7.0, 'How "long" to wait\x1b[2J', seconds(0, 9)],
+            ["other", None, None, "Something", str],
+        ]
+
+    class Plugin:
+        def load(self) -> object:
+            return Service("x", "An \x1b[31m x\u202e", options=Options, streams={"tcp": LineReceiver})
+
+    catalogue = Catalogue()
+    catalogue.add(Found("x", "/x", "x:y", Plugin()))
+    page = help_page(catalogue)
+    assert '--x-wait SECONDS                How "long" to wait\\x1b[2J (default: 7.0)' in page
+    assert "--x-other VALUE " in page
+    for text in (page, list_page(catalogue)):
+        assert "An \\x1b[31m x\\x202e" in text
+        assert "\x1b" not in text
 
 
 def invoke(command: Any, *words: str) -> Result:

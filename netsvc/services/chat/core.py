@@ -9,6 +9,7 @@ from netsvc.interfaces import Context
 from netsvc.services.chat.events import (
     Acted,
     Departed,
+    Displaced,
     Event,
     Joined,
     Left,
@@ -46,6 +47,8 @@ class ChatCore:
         self.context = context
         self.rooms = Rooms(options["rooms"], options["name-length"], options["history"])
         self._members: dict[str, Member] = {}
+        #: The same members, longest silent first, and when each was last heard.
+        self._silent: dict[Member, float] = {}
         self._guests = 0
         self._draining = False
         self._untold: deque[tuple[_Delivers, Event, object]] = deque()
@@ -59,11 +62,30 @@ class ChatCore:
         """Make a member with a guest name, in no room. Raises `RefusedError` if there is no place."""
         if self._draining:
             raise RefusedError("the server is stopping, come back later")
-        if len(self._members) >= self.options["members"]:
+        if len(self._members) >= self.options["members"] and not self._make_room():
             raise RefusedError(f"the chat is full ({len(self._members)} members), come back later")
         member = Member(self._guest_name(), outlet, Bucket(self.options["rate"], self.options["burst"]))
         self._members[member.key] = member
+        self._heard(member)
         return member
+
+    def _make_room(self) -> bool:
+        """End the conversation of who has been silent longest, if any has been so for `silence` seconds.
+
+        Connections that never say a word cannot keep everybody else out.
+        """
+        silent, heard = next(iter(self._silent.items()))
+        if self.context.reactor.seconds() - heard < self.options["silence"]:
+            return False
+        silent.deliver(Displaced())
+        silent.outlet.end()
+        self.depart(silent, "silent, and the chat was full")
+        return True
+
+    def _heard(self, member: Member) -> None:
+        # To the end of the line.
+        self._silent.pop(member, None)
+        self._silent[member] = self.context.reactor.seconds()
 
     def _guest_name(self) -> str:
         while True:
@@ -77,7 +99,7 @@ class ChatCore:
         """Take a member out of every room and of the chat. Does nothing for one who has gone."""
         if self._members.get(member.key) is not member:
             return
-        del self._members[member.key]
+        del self._members[member.key], self._silent[member]
         rooms = list(member.rooms)
         for room in rooms:
             self.rooms.leave(room, member)
@@ -100,6 +122,7 @@ class ChatCore:
         A wire asks before each thing that it does for a member, and delays or refuses what has to wait.
         `member.bucket.refused` is 1 the first time that it must, which is when to say so.
         """
+        self._heard(member)
         return member.bucket.take(self.context.reactor.seconds())
 
     def find(self, name: str) -> Member:

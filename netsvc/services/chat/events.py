@@ -8,6 +8,7 @@ from typing import Protocol
 __all__ = [
     "Acted",
     "Departed",
+    "Displaced",
     "Event",
     "Joined",
     "Left",
@@ -96,6 +97,11 @@ class Retitled(Event):
     room: str
     name: str
     topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced(Event):
+    """The receiver was silent for long, and another needs its place; `Outlet.end` follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netsvc.interfaces import Options
-from netsvc.settings import byte_count, encoding, number, whole_number
+from netsvc.settings import byte_count, encoding, number, seconds, shown_as, whole_number
 
 __all__ = ["ChatOptions", "legacy_encoding"]
 
@@ -37,12 +37,25 @@ class ChatOptions(Options):
     """The options of the chat service."""
 
     optParameters = [
-        ["encoding", None, "gbk", "What clients that do not send UTF-8 send, and are answered in", legacy_encoding],
+        [
+            "encoding",
+            None,
+            "gbk",
+            "What clients that do not send UTF-8 send, and are answered in",
+            shown_as("ENCODING", legacy_encoding),
+        ],
         # A terminal hands over at most 4,095 bytes a line.
         ["line-bytes", None, 4096, "Bytes of a line; a longer one is refused", byte_count(64, 65536)],
         ["name-length", None, 32, "Characters of a member's or room's name", whole_number(8, 256)],
         ["topic-length", None, 200, "Characters of a topic", whole_number(0, 4096)],
         ["members", None, 2000, "Members at a time", whole_number(1, 1_000_000)],
+        [
+            "silence",
+            None,
+            60.0,
+            "Seconds of silence after which a member may lose its place to another, once the chat is full",
+            seconds(0.1, 86400),
+        ],
         ["rooms", None, 200, "Rooms at a time, empty ones that are remembered included", whole_number(1, 1_000_000)],
         ["member-rooms", None, 10, "Rooms that one member is in at a time", whole_number(1, 1000)],
         ["history", None, 20, "Messages of a room that who joins it gets to see", whole_number(0, 1000)],
@@ -68,6 +81,7 @@ class ChatOptions(Options):
         "name-length",
         "topic-length",
         "members",
+        "silence",
         "rooms",
         "member-rooms",
         "history",

@@ -9,6 +9,7 @@ from typing import Any
 from netsvc.services.chat.events import (
     Acted,
     Departed,
+    Displaced,
     Event,
     Joined,
     Left,
@@ -36,6 +37,7 @@ _WORDINGS: dict[type[Event], Callable[[Any], str]] = {
         if event.topic
         else f"* {event.name} removed the topic of {event.room}"
     ),
+    Displaced: lambda _event: "* the chat is full, and you have been silent for long: others need your place, goodbye",
     Stopping: lambda _event: "* the server is stopping, goodbye",
 }
 

@@ -9,6 +9,7 @@ taken for the whole, nor a full server for a missing file (over a UNIX socket, w
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -147,6 +148,7 @@ class Classic(Protocol):
         except RefusedError as refusal:
             self._refuse(refusal)
             return
+        self._file.give_way = partial(self._ended, "stalled, and gave way to another")
         Download(self._file, self.transport, self._ended).start()
 
     def _refuse(self, refusal: RefusedError) -> None:

@@ -15,7 +15,7 @@ from netsvc.errors import MistakeError
 from netsvc.interfaces import Context, Options
 from netsvc.services.files.beneath import OutsideError, Root
 from netsvc.services.files.source import BusyError, OpenFile, RefusedError
-from netsvc.settings import byte_count, encoding, seconds, whole_number
+from netsvc.settings import byte_count, encoding, seconds, shown_as, whole_number
 from netsvc.text import escape
 
 __all__ = ["FilesCore", "FilesOptions"]
@@ -50,8 +50,14 @@ class FilesOptions(Options):
     """The options of the files service."""
 
     optParameters = [
-        ["root", None, None, "The directory whose files are sent (required)", _root_path],
-        ["encoding", None, "gbk", "The text encoding of file names that are not UTF-8", _legacy_encoding],
+        ["root", None, None, "The directory whose files are sent (required)", shown_as("DIR", _root_path)],
+        [
+            "encoding",
+            None,
+            "gbk",
+            "The text encoding of file names that are not UTF-8",
+            shown_as("ENCODING", _legacy_encoding),
+        ],
         ["name-limit", None, 4096, "The longest file name, in bytes", byte_count(1, 65536)],
         [
             "quiet",
@@ -61,9 +67,16 @@ class FilesOptions(Options):
             seconds(0.01, 60),
         ],
         ["downloads", None, 1000, "The most downloads at once", whole_number(1, 1_000_000)],
+        [
+            "stall",
+            None,
+            30.0,
+            "Seconds a client may take nothing before it may lose its place to another, once all are taken",
+            seconds(0.1, 86400),
+        ],
     ]
     optFlags = [["hidden", None, "Send files whose names, or whose directories' names, begin with a dot"]]
-    limits = ("name-limit", "quiet", "downloads")
+    limits = ("name-limit", "quiet", "downloads", "stall")
 
     #: The root's absolute path: the process may change its directory before it starts.
     root_path: str
@@ -97,15 +110,21 @@ class FilesCore:
         #: Called when a drain begins: a conversation that waits for a request puts its end here.
         self.waiting: set[Callable[[], None]] = set()
         self.draining = False
-        #: The files that are open now.
-        self.downloads = 0
+        #: The files that are open now and when each was last read, in the order of these times.
+        self._open: dict[OpenFile, float] = {}
         self._encoding: str = options["encoding"]
         self._hidden = bool(options["hidden"])
         self._download_limit: int = options["downloads"]
+        self._stall: float = options["stall"]
         self._shown: str = options["root"]
         self._path = options.root_path
         self._root: Root | None = None
         self._drained: Deferred[None] | None = None
+
+    @property
+    def downloads(self) -> int:
+        """The files that are open now."""
+        return len(self._open)
 
     def check(self) -> None:
         """Raise `MistakeError` if the root cannot be opened, read and searched."""
@@ -121,7 +140,7 @@ class FilesCore:
         self.draining = True
         for end in list(self.waiting):
             end()
-        if not self.downloads:
+        if not self._open:
             return None
         if self._drained is None:
             self._drained = Deferred()
@@ -151,7 +170,8 @@ class FilesCore:
     def open(self, name: bytes) -> OpenFile:
         """Open a regular file by its UTF-8 path below the root. The caller closes it.
 
-        Raises `RefusedError`, and nothing else, for whatever name.
+        When all places are taken, the download that has stalled longest makes room. Raises `RefusedError`, and
+        nothing else, for whatever name.
         """
         if self._root is None or self.draining:
             raise BusyError("draining")
@@ -159,8 +179,6 @@ class FilesCore:
             raise RefusedError("not a file name")
         if not self._hidden and any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/")):
             raise RefusedError("hidden")
-        if self.downloads >= self._download_limit:
-            raise BusyError("too many downloads")
         try:
             descriptor = self._root.open(name)
             size = _size_of_regular(descriptor)
@@ -171,8 +189,21 @@ class FilesCore:
             if reason is None:
                 raise BusyError(f"cannot be opened ({error.strerror})") from error
             raise RefusedError(reason) from error
-        self.downloads += 1
-        return OpenFile(descriptor, size, self._file_closed)
+        file = OpenFile(descriptor, size, self._file_moved, self._file_closed)
+        self._file_moved(file)
+        if self.downloads > self._download_limit and not self._make_room():
+            file.close()
+            raise BusyError("too many downloads")
+        return file
+
+    def _make_room(self) -> bool:
+        """End the download that has stalled longest, if any has: clients that never read cannot keep all places."""
+        stalled, moved = next(iter(self._open.items()))
+        if self.context.reactor.seconds() - moved < self._stall:
+            return False
+        stalled.give_way()
+        stalled.close()
+        return True
 
     def record(self, peer: str, name: bytes, size: int, started: float, result: str) -> None:
         """Write the access line of a request: `size` is the bytes that went out, `started` the time when it came."""
@@ -185,9 +216,14 @@ class FilesCore:
             result=result,
         )
 
-    def _file_closed(self) -> None:
-        self.downloads -= 1
-        if not self.downloads and self._drained is not None:
+    def _file_moved(self, file: OpenFile) -> None:
+        # To the end of the line.
+        self._open.pop(file, None)
+        self._open[file] = self.context.reactor.seconds()
+
+    def _file_closed(self, file: OpenFile) -> None:
+        del self._open[file]
+        if not self._open and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
 

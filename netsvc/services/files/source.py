@@ -23,16 +23,25 @@ class CutError(Exception):
 class OpenFile:
     """A regular file that is read once, from its beginning to the size it had when it was opened.
 
-    A file that grows is read to its old size. `closed` is called once, when the file is closed.
+    A file that grows is read to its old size. `moved` is called when it is read, `closed` once, when it is closed.
     """
 
-    __slots__ = ("_closed", "descriptor", "offset", "size")
+    __slots__ = ("_closed", "_moved", "descriptor", "give_way", "offset", "size")
 
-    def __init__(self, descriptor: int, size: int, closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        size: int,
+        moved: Callable[[OpenFile], None],
+        closed: Callable[[OpenFile], None],
+    ) -> None:
         self.descriptor = descriptor
         self.size = size
         self.offset = 0
+        self._moved = moved
         self._closed = closed
+        #: Ends the download and closes the file, when another needs the place; a wire puts its own here.
+        self.give_way: Callable[[], None] = _stay
 
     @property
     def left(self) -> int:
@@ -51,6 +60,7 @@ class OpenFile:
         if not data and self.left:
             raise CutError("file shrank")
         self.offset += len(data)
+        self._moved(self)
         return data
 
     def close(self) -> None:
@@ -58,4 +68,10 @@ class OpenFile:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-            self._closed()
+            # It refers to the wire, and the wire to the file.
+            self.give_way = _stay
+            self._closed(self)
+
+
+def _stay() -> None:
+    """Stand in for a wire that has not said how its download ends, or need not any more."""
