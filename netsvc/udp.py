@@ -1,0 +1,147 @@
+"""Datagram ports that read in bounded batches, answer at once, and drop what the system will not take.
+
+For `netsvc.reactor`, and for netsvc's own sockets on every reactor. They are Twisted's own ports otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet import udp, unix
+from twisted.logger import Logger
+
+__all__ = ["DATAGRAMS_A_TURN", "LONGEST_DATAGRAM", "UDPPort", "UNIXDatagramPort"]
+
+#: Bytes. No UDP datagram is longer than 65,507; Twisted's own 8,192 would cut one in silence.
+LONGEST_DATAGRAM = 65535
+#: Bytes. Linux lets a UNIX socket send what fits its send buffer, 212,992 bytes unless it asks for more.
+LONGEST_UNIX_DATAGRAM = 212992
+#: Datagrams that a port reads before it is the turn of others. Twisted counts bytes (256 KiB): empty datagrams
+#: are none, and a flood of them would keep the reactor for as long as it lasts.
+DATAGRAMS_A_TURN = 512
+#: Bytes that the kernel is asked to keep of what comes in a burst; it gives net.core.rmem_max at most, except to root.
+BURST = 4 * 1024 * 1024
+#: Reads that empty a buffer of `BURST` bytes: the kernel counts 768 for the smallest datagram, and doubles what it
+#: is asked for.
+TURNS_A_BURST = 2 * BURST // 768 // DATAGRAMS_A_TURN + 1
+
+_log = Logger(namespace="netsvc.udp")
+
+
+class _BatchMixin:
+    """Reads datagrams: what UDP and UNIX ports share."""
+
+    socket: Any
+    protocol: Any
+    connected: Any
+    maxPacketSize: int
+    #: Answers that the system had no room for.
+    dropped = 0
+    #: Where the last datagram came from: as the protocol was told, and as the system says it.
+    _peer: Any = None
+    _whole_peer: Any = None
+    _cuts_address = False
+
+    def doRead(self) -> None:
+        """Read a batch."""
+        self.read_batch()
+
+    def read_batch(self) -> bool:
+        """Read `DATAGRAMS_A_TURN` datagrams at most; return whether there may be more."""
+        receive, size, cuts = self.socket.recvfrom, self.maxPacketSize, self._cuts_address
+        for _ in range(DATAGRAMS_A_TURN):
+            try:
+                data, peer = receive(size)
+            except OSError as error:
+                self._not_read(error)
+                return False
+            self._whole_peer = peer
+            # Of an IPv6 address host and port alone, as Twisted has it.
+            self._peer = peer = peer[:2] if cuts else peer
+            try:
+                self.protocol.datagramReceived(data, peer)
+            except BaseException:  # noqa: BLE001  (one datagram's fault must not stop the port)
+                _log.failure("a datagram could not be taken")
+            # The protocol may have closed the port.
+            if not self.connected:
+                return False
+        return True
+
+    def read_waiting(self) -> None:
+        """Read what the kernel keeps for us, before the port is closed."""
+        for _ in range(TURNS_A_BURST):
+            if not (self.connected and self.read_batch()):
+                return
+
+    def _not_read(self, error: OSError) -> None:
+        if error.errno not in (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED):
+            raise error
+
+
+class UDPPort(_BatchMixin, udp.Port):
+    """A UDP port.
+
+    `write` never blocks and holds nothing back: a datagram for which the socket has no room is dropped, and counted
+    in `dropped`. No datagram is cut.
+    """
+
+    def __init__(self, port: Any, proto: Any, interface: str = "", maxPacketSize: int = 0, reactor: Any = None) -> None:
+        super().__init__(port, proto, interface, max(maxPacketSize, LONGEST_DATAGRAM), reactor)
+
+    def _bindSocket(self) -> None:
+        super()._bindSocket()
+        self._cuts_address = self.addressFamily == socket.AF_INET6
+        _make_room(self.socket)
+
+    def _not_read(self, error: OSError) -> None:
+        if error.errno == errno.ECONNREFUSED:
+            if self._connectedAddr:
+                self.protocol.connectionRefused()
+        else:
+            super()._not_read(error)
+
+    def write(self, datagram: bytes, addr: Any = None) -> Any:
+        """Send a datagram, or drop it; see `IUDPTransport.write`."""
+        try:
+            if addr is self._peer and addr is not None and not self._connectedAddr:
+                # An answer. It goes to the address as it came: with the scope, which a link-local one needs.
+                return self.socket.sendto(datagram, self._whole_peer)
+            return super().write(datagram, addr)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+                self.dropped += 1
+                return None
+            if addr is not self._peer:
+                raise
+        # Twisted's own has the words for what else can be wrong.
+        return super().write(datagram, addr)
+
+
+def _make_room(bound: socket.socket) -> None:
+    """Ask for a receive buffer that a burst fits into. Not granted, there is the system's own."""
+    if bound.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= BURST:
+        return
+    for option in (getattr(socket, "SO_RCVBUFFORCE", _SO_RCVBUFFORCE), socket.SO_RCVBUF):
+        with suppress(OSError):
+            bound.setsockopt(socket.SOL_SOCKET, option, BURST)
+            return
+
+
+#: Not in Python's socket module; from Linux's asm-generic/socket.h.
+_SO_RCVBUFFORCE = 33
+
+
+class UNIXDatagramPort(_BatchMixin, unix.DatagramPort):
+    """A UNIX datagram port over a socket that was bound by somebody else; Twisted adopts only UDP ones."""
+
+    def __init__(self, reactor: Any, bound: socket.socket, protocol: Any) -> None:
+        super().__init__(bound.getsockname(), protocol, LONGEST_UNIX_DATAGRAM, reactor=reactor)
+        self._bound = bound.dup()
+
+    def _bindSocket(self) -> None:
+        self.connected = 1
+        self.socket = self._bound
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]

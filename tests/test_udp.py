@@ -1,0 +1,190 @@
+"""Datagram ports: bounded batches, answers that are dropped rather than kept, nothing cut, room for a burst."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.error import InvalidAddressError, MessageLengthError
+from twisted.internet.protocol import DatagramProtocol
+
+from netsvc.address import parse_address
+from netsvc.sockets import adopt, bound_socket
+from netsvc.udp import DATAGRAMS_A_TURN, LONGEST_DATAGRAM, TURNS_A_BURST, UDPPort
+from tests.conftest import LoggedErrors
+
+PEER = ("::1", 54321, 0, 7)
+
+
+class Flooded:
+    """A socket that always has one more datagram, up to a number."""
+
+    def __init__(self, waiting: int = 10**6) -> None:
+        self.waiting = waiting
+        self.sent: list[tuple[bytes, Any]] = []
+        self.full: OSError | None = None
+        self.reading: OSError = BlockingIOError(errno.EAGAIN, "none")
+
+    def recvfrom(self, _size: int) -> tuple[bytes, Any]:
+        if not self.waiting:
+            raise self.reading
+        self.waiting -= 1
+        return b"", PEER
+
+    def sendto(self, data: bytes, address: Any) -> int:
+        if self.full:
+            raise self.full
+        self.sent.append((data, address))
+        return len(data)
+
+    def send(self, data: bytes) -> int:
+        return self.sendto(data, None)
+
+
+class Taker(DatagramProtocol):
+    """Keeps what comes; `then` is called for each."""
+
+    def __init__(self, then: Callable[[Any, Any], None] = lambda transport, peer: None) -> None:
+        self.got: list[Any] = []
+        self.refused = 0
+        self.then = then
+
+    def datagramReceived(self, data: bytes, peer: Any) -> None:
+        self.got.append((data, peer))
+        self.then(self.transport, peer)
+
+    def connectionRefused(self) -> None:
+        self.refused += 1
+
+
+def flooded(waiting: int = 10**6, then: Callable[[Any, Any], None] = lambda transport, peer: None) -> Any:
+    """A port over such a socket, as if it listened."""
+    port: Any = UDPPort(0, Taker(then), "::")
+    port.protocol.transport = port
+    port.socket = Flooded(waiting)
+    port.connected = 1
+    port._cuts_address = True
+    return port
+
+
+def test_a_flood_of_empty_datagrams_leaves_others_their_turn() -> None:
+    port = flooded()
+    port.doRead()
+    assert port.protocol.got == [(b"", ("::1", 54321))] * DATAGRAMS_A_TURN
+
+
+def test_what_waits_is_read_and_no_more() -> None:
+    port = flooded(3)
+    port.doRead()
+    port.doRead()
+    assert len(port.protocol.got) == 3
+
+
+def test_before_a_port_closes_a_whole_burst_is_read_and_an_endless_one_is_not() -> None:
+    port = flooded(3 * DATAGRAMS_A_TURN + 1)
+    port.read_waiting()
+    assert port.socket.waiting == 0
+    port = flooded()
+    port.read_waiting()
+    assert len(port.protocol.got) == TURNS_A_BURST * DATAGRAMS_A_TURN
+    port.connected = 0
+    port.read_waiting()
+    assert len(port.protocol.got) == TURNS_A_BURST * DATAGRAMS_A_TURN
+
+
+def test_a_port_that_its_protocol_closed_is_not_read() -> None:
+    def close(transport: Any, _peer: Any) -> None:
+        transport.connected = 0
+
+    port = flooded(10, close)
+    port.doRead()
+    assert len(port.protocol.got) == 1
+
+
+def test_a_fault_costs_one_datagram(logged_errors: LoggedErrors) -> None:
+    def fail(_transport: Any, _peer: Any) -> None:
+        raise ValueError("no")
+
+    port = flooded(3, fail)
+    port.doRead()
+    assert len(port.protocol.got) == 3
+    assert len(logged_errors.flush(ValueError)) == 3
+
+
+def test_an_answer_goes_to_the_address_as_it_came_scope_included() -> None:
+    port = flooded(1, lambda transport, peer: transport.write(b"answer", peer))
+    port.doRead()
+    assert port.socket.sent == [(b"answer", PEER)]
+    port.write(b"other", ("::2", 1))
+    assert port.socket.sent[1:] == [(b"other", ("::2", 1))]
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS])
+def test_what_finds_no_room_is_dropped_and_counted(number: int) -> None:
+    port = flooded(5, lambda transport, peer: transport.write(b"answer", peer))
+    port.socket.full = OSError(number, "full")
+    port.doRead()
+    port.write(b"other", ("::2", 1))
+    assert (port.dropped, port.socket.sent) == (6, [])
+
+
+def test_other_failures_are_told_as_twisted_tells_them() -> None:
+    port = flooded(0)
+    port._peer, port._whole_peer = peer, _ = ("::1", 1), ("::1", 1, 0, 0)
+    port.socket.full = OSError(errno.EMSGSIZE, "long")
+    for address in (peer, ("::2", 2)):
+        with pytest.raises(MessageLengthError):
+            port.write(b"long", address)
+    port.socket.full = OSError(errno.ENETUNREACH, "unreachable")
+    for address in (peer, ("::2", 2)):
+        with pytest.raises(OSError, match="unreachable"):
+            port.write(b"far", address)
+    with pytest.raises(InvalidAddressError):
+        port.write(b"x", ("localhost", 1))
+    assert port.dropped == 0
+
+
+def test_a_connected_port_hears_of_a_refusal_and_another_does_not() -> None:
+    port = flooded(0)
+    port.socket.reading = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    port.doRead()
+    assert port.protocol.refused == 0
+    port._connectedAddr = ("::1", 1)
+    port.doRead()
+    assert port.protocol.refused == 1
+    port.write(b"x")
+    assert port.socket.sent == [(b"x", None)]
+    port.socket.reading = OSError(errno.EBADF, "bad")
+    with pytest.raises(OSError, match="bad"):
+        port.doRead()
+
+
+@pytest.fixture
+def real() -> Iterator[Any]:
+    from twisted.internet import reactor
+
+    port: Any = adopt(reactor, bound_socket(parse_address("127.0.0.1:0", "datagram")), Taker())
+    yield port
+    port.stopReading()
+    port.connectionLost()
+
+
+def test_netsvc_s_own_sockets_are_such_ports_on_every_reactor(real: Any) -> None:
+    assert isinstance(real, UDPPort)
+    assert real.maxPacketSize == LONGEST_DATAGRAM
+
+
+def test_a_burst_fits_and_the_longest_datagram_is_whole(real: Any) -> None:
+    room = real.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked,
+    ):
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        assert room >= asked.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        plain.sendto(bytes(65507), real.socket.getsockname())
+    real.doRead()
+    assert [len(data) for data, _ in real.protocol.got] == [65507]
