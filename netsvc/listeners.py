@@ -15,7 +15,7 @@ from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import _SystemdParser, serverFromString
 from twisted.internet.error import CannotListenError, ConnectionDone
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IPullProducer
 from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
@@ -26,6 +26,7 @@ from netsvc.address import Address
 from netsvc.discovery import describe
 from netsvc.faults import explain
 from netsvc.hush import AcceptLog
+from netsvc.inherited import Inherited
 from netsvc.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
 from netsvc.text import escape
 
@@ -69,7 +70,7 @@ class Listening:
         if hasattr(port, "numberAccepts"):
             # Twisted takes as many in one go as the last burst had; here it must be all that can wait.
             port.numberAccepts = BACKLOG
-        getattr(port, "doRead", lambda: None)()
+        getattr(port, "read_waiting" if self.datagrams else "doRead", lambda: None)()
 
     def stop(self) -> Deferred[Any]:
         """Close the port. Fires when it is closed; a failure to close is logged, as nothing else can be done."""
@@ -129,24 +130,31 @@ def check_address(address: Address) -> None:
 
 
 def listen(
-    reactor: Any, address: Address, protocol: IProtocolFactory | AbstractDatagramProtocol
+    reactor: Any,
+    address: Address,
+    protocol: IProtocolFactory | AbstractDatagramProtocol,
+    inherited: Inherited | None = None,
 ) -> Deferred[Listening]:
     """Open the port or ports of one address for a stream factory or a datagram protocol.
 
-    The Deferred has its result at once for every kind of address but those of endpoint plugins that take
-    their time. It fails with `ListenError`.
+    With `inherited`, nothing is bound: the sockets are those. The Deferred has its result at once for every kind
+    of address but those of endpoint plugins that take their time. It fails with `ListenError`.
     """
-    return _listen(reactor, address, protocol)
+    return _listen(reactor, address, protocol, inherited)
 
 
 @inlineCallbacks
-def _listen(reactor: Any, address: Address, protocol: Any) -> Generator[Deferred[IListeningPort], Any, Listening]:
+def _listen(
+    reactor: Any, address: Address, protocol: Any, inherited: Inherited | None
+) -> Generator[Deferred[IListeningPort], Any, Listening]:
     path = None
     try:
-        if address.scheme == "inet":
+        if inherited and (address.scheme == "inet" or address.kind == "datagram"):
+            port = inherited.adopt(reactor, protocol)
+        elif address.scheme == "inet":
             port = adopt(reactor, bound_socket(address), protocol)
         elif address.kind == "stream":
-            port = yield _endpoint(address, reactor).listen(protocol)
+            port = yield _endpoint(address, inherited.over(reactor) if inherited else reactor).listen(protocol)
             factory = getattr(port, "factory", None)
             if isinstance(factory, TLSMemoryBIOFactory):
                 factory.protocol = _TLSTransport
@@ -179,7 +187,8 @@ class _TLSTransport(BufferingTLSTransport):
         if self._tlsConnection.get_shutdown() & RECEIVED_SHUTDOWN and not self.disconnecting:
             # What was written in this turn waits there for more.
             self._aggregator.flush()
-            if self._producer is not None and isinstance(self._producer._producer, _PullToPush):
+            producer = None if self._producer is None else self._producer._producer
+            if isinstance(producer, _PullToPush) or IPullProducer.providedBy(producer):
                 # There would be more to send, and no way to do so.
                 inner: Any = self.transport
                 inner.abortConnection()

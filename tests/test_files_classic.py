@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.logger import LogEvent, Logger, formatEvent
 
 from netsvc.interfaces import Context
-from netsvc.services.files.classic import LINGER
 from netsvc.services.files.download import BLOCK, SMALL
+from netsvc.services.files.farewell import LINGER
 from netsvc.services.files.service import service
 from netsvc.testing import Bench, FakeTransport, MemoryReactor, build, connect
 from tests.test_files_beneath import open_below

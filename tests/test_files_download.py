@@ -12,8 +12,9 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from netsvc.services.files.classic import LINGER, Classic
+from netsvc.services.files.classic import Classic
 from netsvc.services.files.download import BLOCK, Download
+from netsvc.services.files.farewell import LINGER
 from tests.test_files_classic import Served, pattern, serve
 
 
@@ -121,7 +122,8 @@ def test_a_small_file_that_shrinks_is_cut_as_well(served: Served) -> None:
     file = served.bench.core.open(b"f")
     os.truncate(served.root / "f", 3)
     ended: list[str | None] = []
-    Download(file, StringTransport(), ended.append).start()
+    core = served.bench.core
+    Download(file, StringTransport(), ended.append, core.ahead, core.shares).start()
     assert ended == ["file shrank"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from netsvc.services.files.name import NameReader
+from netsvc.services.files.name import NameReader, whole_name
 from netsvc.services.files.source import RefusedError
 
 
@@ -44,12 +44,12 @@ def test_only_the_last_cr_belongs_to_the_line_end() -> None:
     assert read([b"12345678\rx"]) == ("name too long", b"")
 
 
-def test_a_reader_knows_whether_anything_came() -> None:
-    reader = NameReader(8)
-    assert not reader.started
-    reader.feed(b"\r")
-    assert reader.started
-    assert reader.name == b""
+def test_a_name_that_comes_whole_needs_no_reader() -> None:
+    assert whole_name(b"a/b.txt\n", 8) == whole_name(b"a/b.txt\r\nmore", 8) == b"a/b.txt"
+    assert whole_name(b"\n", 8) == b""
+    assert whole_name(b"12345678\n", 8) == b"12345678"
+    assert whole_name(b"123456789\n", 8) is None
+    assert whole_name(b"a/b.txt", 8) is None
 
 
 def test_a_name_that_never_ends_is_kept_no_longer_than_its_limit() -> None:
@@ -68,5 +68,6 @@ def test_any_bytes_in_any_pieces_are_a_name_a_refusal_or_waiting(pieces: list[by
     name = line.removesuffix(b"\r")
     expected = ("name too long", b"") if len(name) > limit else ("name" if ended else "waiting", name)
     assert read(pieces, limit) == expected
+    assert whole_name(whole, limit) in (None, expected[1] if expected[0] == "name" else None)
     assert read([whole], limit) == expected
     assert read([whole[place : place + 1] for place in range(len(whole))], limit) == expected

@@ -9,26 +9,22 @@ taken for the whole, nor a full server for a missing file (over a UNIX socket, w
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableDescriptor, IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.services.files.core import FilesCore
 from netsvc.services.files.download import Download
-from netsvc.services.files.name import NameReader
+from netsvc.services.files.name import NameReader, whole_name
 from netsvc.services.files.source import BusyError, OpenFile, RefusedError
 from netsvc.text import peer_name
 
-__all__ = ["LINGER", "Classic"]
-
-#: Seconds that a client has to close after we have. It is below the 4 s that a drain gives connections.
-LINGER = 2.0
+__all__ = ["Classic"]
 
 
 @implementer(IHalfCloseableProtocol)
@@ -37,13 +33,14 @@ class Classic(Protocol):
 
     It has to be read: a connection that is closed with bytes unread is reset (RFC 1122, section 4.2.2.13), and
     a reset throws away the end of the file that is still on its way. So we end our direction only, and read on
-    until the client closes, or until `LINGER` is over.
+    until the client closes, or until `farewell.LINGER` is over.
     """
 
     transport: Any
     factory: Any
 
-    #: There while the name is awaited.
+    #: Whether the name is awaited; and what has come of it, once a part has.
+    _waiting = False
     _reader: NameReader | None = None
     _timer: Any = None
     #: The name that was asked for, until its access line is written.
@@ -58,19 +55,23 @@ class Classic(Protocol):
     def connectionMade(self) -> None:
         """Wait for a name."""
         self._core: FilesCore = self.factory.core
-        # A wrapper (TLS, the PROXY protocol) claims the interfaces of what it wraps, but a half-close ends it.
-        wrapped = isinstance(self.transport, ProtocolWrapper)
-        self._halves = IHalfCloseableDescriptor.providedBy(self.transport) and not wrapped
-        self._reader = NameReader(self._core.name_limit)
-        self._core.waiting.add(self._leave)
         if self._core.draining:
             self._leave()
+            return
+        self._waiting = True
+        self._core.waiting.add(self._leave)
 
     def dataReceived(self, data: bytes) -> None:
         """Collect the name."""
+        if not self._waiting:
+            return
         reader = self._reader
         if reader is None:
-            return
+            name = whole_name(data, self._core.name_limit)
+            if name is not None:
+                self._ask(name)
+                return
+            reader = self._reader = NameReader(self._core.name_limit)
         try:
             complete = reader.feed(data)
         except RefusedError as refusal:
@@ -85,30 +86,32 @@ class Classic(Protocol):
     def readConnectionLost(self) -> None:
         """Take what has come for the name, and answer it: the client still listens."""
         self._client_done = True
-        reader = self._reader
-        if reader is not None and reader.started:
-            self._ask(reader.name)
-        elif reader is not None or self._closing:
+        if self._reader is not None:
+            self._ask(self._reader.name)
+        elif self._waiting or self._closing:
             self._close()
 
     def writeConnectionLost(self) -> None:
-        """Note that all has been sent; the client has `LINGER` seconds to close as well."""
-        if self._reader is not None:
+        """Note that all has been sent; the client has `farewell.LINGER` seconds to close as well."""
+        if self._waiting:
             # Not our doing, but the host's at the end of a drain: there is no way left to answer on.
             self._leave()
             return
         self._record("sent")
-        self._after(LINGER, self.transport.loseConnection)
+        self._core.farewells.add(self.transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let go of the file and the timer, and write the access line if that is still to do."""
         self._lost = True
         self._stop_waiting()
+        self._core.farewells.remove(self.transport)
         if self._file is not None:
             self._file.close()
+        if self._asked is None:
+            return
         if reason.check(ConnectionAborted):
             self._record("cut off")
-        elif self._closing and (not self._halves or reason.check(ConnectionDone)):
+        elif self._closing and (not self._can_half_close() or reason.check(ConnectionDone)):
             # Over TLS an ordinary end cannot be told from a loss: many clients close without the farewell it asks for.
             self._record("sent")
         else:
@@ -131,9 +134,11 @@ class Classic(Protocol):
         self._ask(self._reader.name)
 
     def _stop_waiting(self) -> None:
-        self._reader = None
-        self._core.waiting.discard(self._leave)
-        self._cancel()
+        if self._waiting:
+            self._waiting = False
+            self._reader = None
+            self._core.waiting.discard(self._leave)
+            self._cancel()
 
     def _begin(self, name: bytes) -> None:
         self._stop_waiting()
@@ -148,8 +153,11 @@ class Classic(Protocol):
         except RefusedError as refusal:
             self._refuse(refusal)
             return
-        self._file.give_way = partial(self._ended, "stalled, and gave way to another")
-        Download(self._file, self.transport, self._ended).start()
+        self._file.give_way = self._give_way
+        Download(self._file, self.transport, self._ended, self._core.ahead, self._core.shares).start()
+
+    def _give_way(self) -> None:
+        self._ended("stalled, and gave way to another")
 
     def _refuse(self, refusal: RefusedError) -> None:
         self._record(str(refusal))
@@ -175,13 +183,23 @@ class Classic(Protocol):
     def _close(self) -> None:
         self._closing = True
         self._stop_waiting()
-        if self._halves and not self._client_done:
-            self.transport.loseWriteConnection()
-        else:
+        if self._client_done or not self._can_half_close():
             self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    def _can_half_close(self) -> bool:
+        return _knows_half_close(self.transport.__class__) and not getattr(self.transport, "TLS", False)
 
     def _record(self, result: str) -> None:
         if self._asked is not None:
             size = 0 if self._file is None else self._file.offset
             self._core.record(peer_name(self.transport.getPeer()), self._asked, size, self._started, result)
             self._asked = None
+
+
+@lru_cache(maxsize=32)
+def _knows_half_close(transport: type) -> bool:
+    # Of the class, not of the object: a wrapper (TLS, the PROXY protocol) claims the interfaces of what it wraps,
+    # but a half-close ends it.
+    return bool(IHalfCloseableDescriptor.implementedBy(transport))

@@ -13,7 +13,10 @@ from twisted.python import usage
 
 from netsvc.errors import MistakeError
 from netsvc.interfaces import Context, Options
+from netsvc.services.files.ahead import ReadAhead
 from netsvc.services.files.beneath import OutsideError, Root
+from netsvc.services.files.farewell import Farewells
+from netsvc.services.files.sendfile import Shares
 from netsvc.services.files.source import BusyError, OpenFile, RefusedError
 from netsvc.settings import byte_count, encoding, seconds, shown_as, whole_number
 from netsvc.text import escape
@@ -88,6 +91,10 @@ class FilesOptions(Options):
         self.root_path = os.path.abspath(self["root"])
 
 
+def _is_hidden(name: bytes) -> bool:
+    return any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/"))
+
+
 def _size_of_regular(descriptor: int) -> int:
     """Return the size of an open regular file; close anything else."""
     try:
@@ -110,6 +117,9 @@ class FilesCore:
         #: Called when a drain begins: a conversation that waits for a request puts its end here.
         self.waiting: set[Callable[[], None]] = set()
         self.draining = False
+        self.ahead = ReadAhead(context.reactor)
+        self.shares = Shares(context.reactor)
+        self.farewells = Farewells(context.reactor)
         #: The files that are open now and when each was last read, in the order of these times.
         self._open: dict[OpenFile, float] = {}
         self._encoding: str = options["encoding"]
@@ -177,7 +187,7 @@ class FilesCore:
             raise BusyError("draining")
         if not name or b"\0" in name:
             raise RefusedError("not a file name")
-        if not self._hidden and any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/")):
+        if (name.startswith(b".") or b"/." in name) and not self._hidden and _is_hidden(name):
             raise RefusedError("hidden")
         try:
             descriptor = self._root.open(name)
@@ -190,8 +200,8 @@ class FilesCore:
                 raise BusyError(f"cannot be opened ({error.strerror})") from error
             raise RefusedError(reason) from error
         file = OpenFile(descriptor, size, self._file_moved, self._file_closed)
-        self._file_moved(file)
-        if self.downloads > self._download_limit and not self._make_room():
+        self._open[file] = self.context.reactor.seconds()
+        if len(self._open) > self._download_limit and not self._make_room():
             file.close()
             raise BusyError("too many downloads")
         return file
@@ -207,12 +217,17 @@ class FilesCore:
 
     def record(self, peer: str, name: bytes, size: int, started: float, result: str) -> None:
         """Write the access line of a request: `size` is the bytes that went out, `started` the time when it came."""
+        shown = escape(name)
+        seconds = self.context.reactor.seconds() - started
         self.context.log.info(
-            '{peer} "{name}" {size} bytes in {seconds:.3f} s: {result}',
+            # Twisted takes longer to fill in a field than the disk to deliver a file. The fields are for those who
+            # read events rather than lines.
+            "{line}",
+            line=f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}',
             peer=peer,
-            name=escape(name),
+            name=shown,
             size=size,
-            seconds=self.context.reactor.seconds() - started,
+            seconds=seconds,
             result=result,
         )
 
@@ -223,6 +238,7 @@ class FilesCore:
 
     def _file_closed(self, file: OpenFile) -> None:
         del self._open[file]
+        self.ahead.forget(file)
         if not self._open and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)

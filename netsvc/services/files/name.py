@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from netsvc.services.files.source import RefusedError
 
-__all__ = ["NameReader"]
+__all__ = ["NameReader", "whole_name"]
+
+
+def whole_name(data: bytes, limit: int) -> bytes | None:
+    """Return the name that `data`, the first that came, holds to its end; None if that takes a `NameReader`."""
+    end = data.find(b"\n", 0, limit + 1)
+    return None if end < 0 else data[:end].removesuffix(b"\r")
 
 
 class NameReader:
@@ -13,11 +19,6 @@ class NameReader:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept = bytearray()
-
-    @property
-    def started(self) -> bool:
-        """Whether anything has come."""
-        return bool(self._kept)
 
     @property
     def name(self) -> bytes:

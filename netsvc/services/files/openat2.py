@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import sys
+from functools import lru_cache
+from typing import Any
 
 __all__ = ["open_beneath", "supported"]
 
@@ -24,9 +26,10 @@ class _How(ctypes.Structure):
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
-_library = ctypes.CDLL(None, use_errno=True)
-_library.syscall.restype = ctypes.c_long
-_library.syscall.argtypes = (
+_SIZE = ctypes.sizeof(_How)
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (
     ctypes.c_long,
     ctypes.c_int,
     ctypes.c_char_p,
@@ -35,14 +38,19 @@ _library.syscall.argtypes = (
 )
 
 
+@lru_cache(maxsize=8)
+def _how(flags: int) -> Any:
+    # The kernel only reads it.
+    return ctypes.pointer(_How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS))
+
+
 def open_beneath(directory: int, name: bytes, flags: int) -> int:
     """Open `name` below the descriptor `directory`; the kernel itself sees that it does not leave it.
 
     Returns a descriptor. Raises `OSError`: EXDEV for a name that would leave the directory (an absolute link
     always does), EAGAIN when a directory moved meanwhile so that the kernel cannot tell, EINTR for a signal.
     """
-    how = _How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-    descriptor: int = _library.syscall(_NUMBER, directory, name, ctypes.byref(how), ctypes.sizeof(how))
+    descriptor: int = _syscall(_NUMBER, directory, name, _how(flags), _SIZE)
     if descriptor < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

@@ -14,4 +14,5 @@ service = Service(
     options=FilesOptions,
     core=FilesCore,
     streams={"classic": Classic},
+    parallel=True,
 )
