@@ -1,0 +1,1 @@
+"""netsvc against its peers; see `python -m benchmarks --help`."""

@@ -1,0 +1,1 @@
+"""The Python servers that netsvc is compared with: the least code that does the same."""
