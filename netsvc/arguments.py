@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from netsvc.discovery import Catalogue, nearest
 from netsvc.errors import MistakeError, PluginError
 from netsvc.interfaces import INetworkService, Kind
 from netsvc.listeners import check_address
-from netsvc.plan import DEFAULT_DRAIN, Listener, Plan, ServiceUse
-from netsvc.settings import declared_settings, parse_settings, seconds
+from netsvc.plan import DEFAULT_DRAIN, MOST_WORKERS, Listener, Plan, ServiceUse, undivided
+from netsvc.settings import declared_settings, parse_settings, seconds, whole_number
 from netsvc.text import escape
 
 __all__ = ["EXAMPLES", "SHORTHANDS", "load_use", "read_arguments", "survey_arguments"]
@@ -57,7 +58,7 @@ def survey_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | No
     reader = _Reader(catalogue, alone)
     reader.read(words)
     reader.judge()
-    return Plan(reader.uses, tuple(reader.listeners), reader.drain), list(dict.fromkeys(reader.mistakes))
+    return reader.plan(), list(dict.fromkeys(reader.mistakes))
 
 
 @dataclass
@@ -67,10 +68,14 @@ class _Reader:
     uses: dict[str, ServiceUse] = field(default_factory=dict)
     listeners: list[Listener] = field(default_factory=list)
     drain: float = DEFAULT_DRAIN
+    workers: int = 1
     mistakes: list[str] = field(default_factory=list)
 
     _settings: dict[str, dict[str, object]] = field(default_factory=dict)
     _loaded: dict[str, INetworkService | None] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        return Plan(self.uses, tuple(self.listeners), self.drain, self.workers)
 
     def read(self, words: Sequence[str]) -> None:
         pending = list(words)
@@ -133,12 +138,14 @@ class _Reader:
             self.mistakes.append(f"--{name} takes no value")
         elif name == "drain":
             self._read_drain(value)
+        elif name == "workers":
+            self._read_workers(value)
         elif name == "serve" and self.alone is None:
             self._serve(value)
         elif parts is None and name in _TWISTDS:
             self.mistakes.append(f"--{name} is an option of twistd: write it before the plugin's name")
         elif parts is None:
-            known = [*self.catalogue.services, *SHORTHANDS, "drain", "serve", "list", "help"]
+            known = [*self.catalogue.services, *SHORTHANDS, "drain", "workers", "serve", "list", "help"]
             # A mistyped service shows in its first word, a mistyped protocol or option in the whole.
             hint = nearest(name, known, "--") or nearest(name.partition("-")[0], known, "--")
             self.mistakes.append(f"--{escape(name)}: there is no such option, and no service of that name{hint}")
@@ -162,7 +169,7 @@ class _Reader:
                 self._settings.setdefault(key, {})[rest] = True if value is None else value
         else:
             prefix = "--" if self.alone else f"--{key}-"
-            known = [*service.protocols, *declared, *(["drain"] if self.alone else [])]
+            known = [*service.protocols, *declared, *(["drain", "workers"] if self.alone else [])]
             hint = nearest(rest, known, prefix)
             self.mistakes.append(f"--{escape(name)}: {key} has no protocol and no option of that name{hint}")
 
@@ -174,6 +181,15 @@ class _Reader:
             self.drain = seconds(0, _LONGEST_DRAIN)(value)
         except ValueError as error:
             self.mistakes.append(f"--drain {escape(value)}: {error}")
+
+    def _read_workers(self, value: str | None) -> None:
+        if value == "auto":
+            self.workers = min(MOST_WORKERS, _usable_cores())
+            return
+        try:
+            self.workers = whole_number(1, MOST_WORKERS)(value)
+        except ValueError as error:
+            self.mistakes.append(f"--workers {escape(value or '')}: {error}, or auto: one for each core")
 
     def _serve(self, value: str | None) -> None:
         reference, equals, address = (value or "").partition("=")
@@ -225,6 +241,9 @@ class _Reader:
                 self.mistakes += error.mistakes
                 del self.uses[key]
         self.mistakes += _clashes(self.listeners)
+        self.mistakes += undivided(
+            self.plan(), {key: service for key, service in self._loaded.items() if key in self.uses and service}
+        )
         if not self.listeners and not self.mistakes:
             command = f"twistd -n netsvc-{self.alone}" if self.alone else "twistd -n netsvc"
             examples = ("9001",) if self.alone else EXAMPLES
@@ -235,6 +254,10 @@ class _Reader:
 
     def _writer(self, key: str) -> Callable[[str], str]:
         return lambda name: f"--{self._written(key, name)}"
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _clashes(listeners: Sequence[Listener]) -> Iterator[str]:

@@ -6,6 +6,8 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -17,13 +19,14 @@ from netsvc.drain import CLOSE_GRACE, Drain
 from netsvc.errors import MistakeError, StartError
 from netsvc.guard import Guard
 from netsvc.hush import hushed
+from netsvc.inherited import Inherited
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
 from netsvc.listeners import ListenError, Listening, listen
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.process import allow_descriptors, take_over_signals
 from netsvc.settings import parse_settings
 
-__all__ = ["Host", "build_instance", "build_protocol"]
+__all__ = ["Host", "build_instance", "build_protocol", "die", "start_error"]
 
 _log = Logger(namespace="netsvc")
 
@@ -53,7 +56,7 @@ def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
         raise MistakeError([f"{use} {name} cannot be built: {describe(error)}"]) from error
 
 
-def _start_error(mistakes: Sequence[str]) -> StartError:
+def start_error(mistakes: Sequence[str]) -> StartError:
     """Make the error that ends the process, and see to it that it is read.
 
     twistd may have turned stderr into a part of the log by now, and in a daemon nobody sees it: so the lines
@@ -82,7 +85,7 @@ def _print(error: StartError) -> None:
         print(error, file=sys.__stderr__, flush=True)
 
 
-def _die(reason: str) -> None:
+def die(reason: str) -> None:
     """End the process with `reason` on stderr and exit status 1, from inside the running reactor."""
     from twisted.internet import reactor
 
@@ -103,6 +106,9 @@ class Host(MultiService):
     Ports are bound in `privilegedStartService`, before twistd sheds its privileges; services start after
     it. Every mistake found on the way is a line of the one `StartError` raised, and nothing stays open.
     `stopService` drains: see `netsvc.drain`.
+
+    In a worker, `inherited` has the sockets of each listener of the plan, and `ready` is called when all are open,
+    for what listens where has been said.
     """
 
     def __init__(
@@ -111,7 +117,10 @@ class Host(MultiService):
         load: Callable[[ServiceUse], INetworkService],
         reactor: Any = None,
         warnings: Sequence[str] = (),
-        die: Callable[[str], None] = _die,
+        die: Callable[[str], None] = die,
+        *,
+        inherited: Sequence[Inherited] = (),
+        ready: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
@@ -120,6 +129,8 @@ class Host(MultiService):
         self._reactor = reactor
         self._warnings = warnings
         self._die = die
+        self._inherited = inherited
+        self._tell_ready = ready
         self._instances: dict[str, IServiceInstance] = {}
         self._started: list[IServiceInstance] = []
         self._listening: list[tuple[Listener, Deferred[Listening]]] = []
@@ -140,7 +151,7 @@ class Host(MultiService):
         mistakes = self._build() + self._bind()
         if mistakes:
             self._abandon()
-            raise _start_error(mistakes)
+            raise start_error(mistakes)
 
     def _build(self) -> list[str]:
         mistakes: list[str] = []
@@ -153,7 +164,7 @@ class Host(MultiService):
 
     def _bind(self) -> list[str]:
         failures: list[str] = []
-        for listener in self.plan.listeners:
+        for listener, inherited in zip_longest(self.plan.listeners, self._inherited):
             if listener.use not in self._instances:
                 continue
             label = f"{listener.use} {listener.protocol}"
@@ -167,7 +178,7 @@ class Host(MultiService):
             else:
                 protocol.noisy = False
             # Twisted's "starting on" comes before the start is sure, and says less than our own line.
-            opening = hushed(listen, self._reactor, listener.address, protocol)
+            opening = hushed(listen, self._reactor, listener.address, protocol, inherited)
             opening.addCallback(self._opened)
             opening.addErrback(self._not_opened, f"{label} cannot listen on {listener.address.text}", failures)
             self._listening.append((listener, opening))
@@ -209,18 +220,18 @@ class Host(MultiService):
         if mistakes:
             self._abandon()
             self._stop_instances()
-            raise _start_error(mistakes)
+            raise start_error(mistakes)
         super().startService()
         for warning in self._warnings:
             _log.warn("{warning}", warning=warning)
         for listener, opening in self._listening:
             opening.addCallback(self._announce, listener)
-        self._reactor.callWhenRunning(take_over_signals, self._force)
+        self._reactor.callWhenRunning(take_over_signals, self.force)
         # Not before the signals are taken over: whoever reads `ready` may send one.
         self._reactor.callWhenRunning(self._await_opening)
 
     def _announce(self, listening: Listening | None, listener: Listener) -> Listening | None:
-        if listening:
+        if listening and self._tell_ready is None:
             _log.info(
                 "{service} {protocol} listens on {place}",
                 service=listener.use,
@@ -234,7 +245,7 @@ class Host(MultiService):
 
     def _ready(self, _results: object) -> None:
         if len(self._open) == len(self._listening):
-            _log.info("ready")
+            (self._tell_ready or partial(_log.info, "ready"))()
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, drain, stop the services. The Deferred fires when all is over; it never fails."""
@@ -253,7 +264,8 @@ class Host(MultiService):
         closing.addTimeout(CLOSE_GRACE, self._reactor)
         return closing.addBoth(lambda _: super(Host, self).stopService()).addCallback(lambda _: None)
 
-    def _force(self) -> None:
+    def force(self) -> None:
+        """Wait no longer, if it drains; may be called by a signal handler."""
         if self._drain is not None:
             self._reactor.callFromThread(self._drain.force)
 

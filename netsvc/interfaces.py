@@ -6,6 +6,7 @@ Most services need only `netsvc.service.Service`, which implements all of it; do
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -82,7 +83,11 @@ class IServiceInstance(Interface):
 
 
 class INetworkService(IPlugin):
-    """A named service that netsvc can run."""
+    """A named service that netsvc can run.
+
+    One that has an attribute `parallel`, and it is true, may run in several processes at once (`--workers`),
+    each with a core of its own. One UDP peer stays with one of them; connections go to any.
+    """
 
     name: str = Attribute("Lower-case letters, digits and hyphens; also the name of its command line option.")
     description: str = Attribute("One line for --help and --list.")
@@ -114,4 +119,6 @@ class _Standalone(ServiceMaker):
 # Twisted's plugin cache asks for an adapter before it imports any plugin file; all that it imports is the module
 # of the interfaces that a plugin provides. So this stands here: one declaration in twisted/plugins/ is thereby
 # found both as a service and as a twistd command, in whatever order the files are read.
-registerAdapter(_Standalone, INetworkService, IServiceMaker)
+# It may stand already: some programs, Twisted's own tests among them, import modules twice.
+with suppress(ValueError):
+    registerAdapter(_Standalone, INetworkService, IServiceMaker)

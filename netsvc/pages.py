@@ -89,6 +89,7 @@ def help_page(catalogue: Catalogue, alone: str | None = None) -> str:
     lines += _entries(
         [
             ("--drain SECONDS", "How long conversations have to end when the process stops (default: 4)"),
+            ("--workers NUMBER", "How many processes serve, on the same ports; auto: one for each core (default: 1)"),
             ("--list", "Show the services, their protocols and options, and where each comes from, and exit"),
             ("--version", "Show the version and exit"),
             ("--help", "Show this page and exit"),
@@ -151,12 +152,13 @@ def plan_page(plan: Plan, catalogue: Catalogue) -> str:
         options = parse_settings(service.options, use.settings)
         limits = getattr(options, "limits", ())
         declared = declared_settings(service.options)
-        for title, wanted in (("options", False), ("limits", True)):
-            settings = [setting for setting in declared if (setting.name in limits) == wanted]
+        for title, limited in (("options", False), ("limits", True)):
+            settings = [setting for setting in declared if (setting.name in limits) == limited]
             if settings:
-                lines += ["", f"{key} {title}"]
+                lines += ["", f"{key} {title}{', in each worker' if limited and plan.workers > 1 else ''}"]
                 lines += _columns((_setting_row(setting, options, use.settings) for setting in settings), "  ")
-    return "\n".join([*lines, "", "host limits", *_columns([("drain", f"{plan.drain:g} s")], "  ")])
+    host = [("drain", f"{plan.drain:g} s"), ("workers", f"{plan.workers}")]
+    return "\n".join([*lines, "", "host limits", *_columns(host, "  ")])
 
 
 def _setting_row(setting: Setting, options: usage.Options, given: Mapping[str, object]) -> tuple[str, str, str]:

@@ -80,6 +80,7 @@ class Service:
       `IServiceInstance` says of the method of that name.
     - `streams` and `datagrams` map protocol names to what `stream_factory` and `datagram_protocol` accept.
       The first stream is the default protocol, or the first datagram where there is no stream.
+    - `parallel` says that several processes may serve it at once (`--workers`), each with a core of its own.
 
     Raises `ValueError` for a name that could not be a command line option, one that is given to a stream and
     a datagram protocol, or no protocol at all.
@@ -94,11 +95,13 @@ class Service:
         core: Callable[[Any, Context], object] = PlainCore,
         streams: Mapping[str, Any] | None = None,
         datagrams: Mapping[str, Any] | None = None,
+        parallel: bool = False,
     ) -> None:
         self.name = name
         self.description = description
         self.options = options
         self.core = core
+        self.parallel = parallel
         self.sources: dict[str, Any] = {**(streams or {}), **(datagrams or {})}
         self.protocols: dict[str, Kind] = {
             **dict.fromkeys(streams or {}, "stream"),
@@ -174,6 +177,11 @@ class ServicePlugin:
     def protocols(self) -> dict[str, Kind]:
         """The protocols of the declaration."""
         return self.load().protocols
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several processes may serve the declaration."""
+        return bool(getattr(self.load(), "parallel", False))
 
     def build(self, options: usage.Options, context: Context) -> IServiceInstance:
         """Build the declaration."""

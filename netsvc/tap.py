@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -15,6 +17,8 @@ from netsvc.errors import MistakeError, StartError
 from netsvc.host import Host
 from netsvc.pages import help_page, list_page
 from netsvc.plan import Plan
+from netsvc.textlog import LogsText
+from netsvc.workers import Workers
 
 __all__ = ["Options", "makeService", "standalone_options"]
 
@@ -31,6 +35,10 @@ class Options(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the words into `plan`. Raises `StartError` with a line for every mistake."""
         words = list(sys.argv[1:] if options is None else options)
+        pages = {"--help", "-h", "--version", "--list"}
+        if not pages & set(words):
+            # First: a plugin that imports the reactor would install Twisted's default.
+            _install_fast_reactor()
         self.catalogue = discover()
         for asked, page in (
             ({"--help", "-h"}, self.__str__),
@@ -55,6 +63,34 @@ def standalone_options(service: str) -> type[Options]:
 
 
 def makeService(options: Options) -> IService:
-    """Make the host of the plan that the options hold."""
+    """Make the host of the plan that the options hold, or what runs it in several processes."""
     catalogue = options.catalogue
-    return Host(options.plan, lambda use: load_use(use, catalogue), warnings=catalogue.warnings())
+    load, warnings = partial(load_use, catalogue=catalogue), catalogue.warnings()
+    if options.plan.workers == 1:
+        root: LogsText = _RootHost(options.plan, load, warnings=warnings)
+    else:
+        root = _RootWorkers(options.plan, load, warnings=warnings, reactor_chosen=_has_chosen_reactor(options))
+    root.twistd_options = options.parent
+    return root
+
+
+class _RootHost(LogsText, Host):
+    """A host right below the application."""
+
+
+class _RootWorkers(LogsText, Workers):
+    """The same of several processes."""
+
+
+def _install_fast_reactor() -> None:
+    """Install the fast reactor where the system has epoll, unless there is a reactor already: the user's choice."""
+    if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
+        from netsvc.reactor import install
+
+        install()
+
+
+def _has_chosen_reactor(options: Options) -> bool:
+    """Tell whether the user gave `--reactor` to twistd, or to twist."""
+    given: Mapping[str, object] = options.parent or {}
+    return given.get("reactorName" if "reactorName" in given else "reactor", "default") != "default"

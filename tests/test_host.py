@@ -283,8 +283,8 @@ _LATE_FAILURE = """\
 import sys
 from twisted.internet.task import Clock
 from twisted.internet import reactor
-from netsvc.host import _die
-reactor.callWhenRunning(_die, "a mistake")
+from netsvc.host import die
+reactor.callWhenRunning(die, "a mistake")
 reactor.run()
 print("cleaned up")
 """

@@ -15,12 +15,26 @@ ROOT = Path(netsvc.__file__).parent
 
 #: From the lowest floor to the highest; a package stands for everything in it.
 FLOORS: tuple[set[str], ...] = (
-    {"", "interfaces", "errors", "hush", "text", "settings", "address", "plan"},
+    {
+        "",
+        "interfaces",
+        "errors",
+        "hush",
+        "text",
+        "settings",
+        "address",
+        "plan",
+        "briefing",
+        "reports",
+        "reactor",
+        "transports",
+        "udp",
+    },
     {"service", "datagram"},
     {"adhoc", "guard", "discovery", "services"},
-    {"faults", "sockets", "listeners"},
-    {"drain", "process", "host"},
-    {"arguments", "pages", "tap", "client", "__main__"},
+    {"faults", "sockets", "inherited", "listeners", "ports", "keyfiles"},
+    {"drain", "process", "textlog", "host", "child", "slot", "workers"},
+    {"arguments", "pages", "tap", "worker", "client", "__main__"},
 )
 #: For authors, and above everything but the two commands.
 PUBLIC = "testing"

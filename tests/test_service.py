@@ -219,6 +219,12 @@ def test_one_name_for_a_stream_and_a_datagram_protocol_is_refused() -> None:
 POINTER = ServicePlugin("declared", f"{__name__}:DECLARED", "For the tests")
 
 
+def test_a_service_may_run_in_several_processes_only_if_it_says_so() -> None:
+    assert not DECLARED.parallel
+    assert not POINTER.parallel
+    assert Service("x", "A test", streams={"tcp": Protocol}, parallel=True).parallel
+
+
 def test_a_pointer_is_the_service_it_points_to() -> None:
     verifyObject(INetworkService, POINTER)
     assert IPlugin.providedBy(POINTER)

@@ -23,6 +23,7 @@ from netsvc.host import Host
 from netsvc.pages import help_page, list_page
 from netsvc.service import Service
 from netsvc.settings import seconds
+from netsvc.workers import Workers
 
 
 def parse(*words: str, options: Any = tap.Options) -> Any:
@@ -181,8 +182,37 @@ def test_check_prints_the_plan_and_opens_nothing() -> None:
         "  amplify  no  default\n"
         "\n"
         "host limits\n"
-        "  drain  4 s\n"
+        "  drain    4 s\n"
+        "  workers  1\n"
     )
+
+
+def test_check_says_which_limits_are_those_of_each_worker() -> None:
+    result = invoke(check, "--files", "9003", "--files-root", ".", "--workers", "2", "--reply", "1")
+    assert "\nfiles limits, in each worker\n" in result.output
+    assert "\nreply options\n" in result.output
+    assert result.output.endswith("\nhost limits\n  drain    4 s\n  workers  2\n")
+    assert "--workers 2: chat may not run" in str(invoke(check, "--chat", "9002", "--workers", "2").exception)
+
+
+def test_several_workers_are_run_by_a_process_that_holds_their_ports() -> None:
+    made: Any = tap.makeService(parse("--tcp", "127.0.0.1:0", "--workers", "2"))
+    assert isinstance(made, Workers)
+    assert verifyObject(IService, made)
+    assert made.plan.workers == 2
+    assert isinstance(tap.makeService(parse("--tcp", "0", "--workers", "1")), Host)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [({}, False), ({"reactor": "poll"}, True), ({"reactorName": "default"}, False), ({"reactorName": "poll"}, True)],
+)
+def test_workers_learn_whether_a_reactor_was_chosen(given: dict[str, str], chosen: bool) -> None:
+    options = parse("--tcp", "127.0.0.1:0", "--workers", "2")
+    # Of twistd, or of twist.
+    options.parent = given
+    made: Any = tap.makeService(options)
+    assert made._reactor_chosen == chosen
 
 
 def test_check_prints_every_mistake(tmp_path: Path) -> None:

@@ -15,4 +15,5 @@ service = Service(
     core=LoopGuard,
     streams={"tcp": Echo},
     datagrams={"udp": EchoDatagram},
+    parallel=True,
 )

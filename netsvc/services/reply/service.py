@@ -16,4 +16,5 @@ service = Service(
     core=ReplyCore,
     streams={"tcp": Reply},
     datagrams={"udp": ReplyDatagram},
+    parallel=True,
 )

@@ -1,0 +1,110 @@
+"""The place of one worker: a process, and when that dies, after a pause, the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.logger import Logger
+
+from netsvc.child import Child
+
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "LONG_LIFE", "Slot"]
+
+#: Seconds. A worker that has lived so long is replaced at once, and those that died before it are forgotten.
+LONG_LIFE = 60.0
+#: Seconds before the next worker starts; each that dies young doubles them.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+
+_log = Logger(namespace="netsvc")
+
+
+class Slot:
+    """Keeps one worker running.
+
+    `spawn` starts the process of a `Child`, or raises `OSError`. `ready` is called when the first process serves,
+    `failed` with the reason if it never does, and `ended` whenever there is no process any more. Only who has
+    served is replaced.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        clock: Any,
+        spawn: Callable[[Child], None],
+        *,
+        ready: Callable[[], None],
+        failed: Callable[[str], None],
+        ended: Callable[[], None],
+    ) -> None:
+        #: The process, from its start to its end.
+        self.child: Child | None = None
+        self._number = number
+        self._clock = clock
+        self._spawn = spawn
+        self._tell_ready = ready
+        self._tell_failed = failed
+        self._tell_ended = ended
+        self._served = False
+        self._stopping = False
+        self._started = 0.0
+        self._pause = FIRST_PAUSE
+        self._next: Any = None
+
+    def start(self) -> None:
+        """Start a process."""
+        if self._stopping:
+            return
+        self._started = self._clock.seconds()
+        self.child = Child(self._number, self._clock, ready=self._ready, failed=self._failed, ended=self._ended)
+        try:
+            self._spawn(self.child)
+        except OSError as error:
+            self._ended(f"could not be started ({error.strerror})")
+
+    def stop(self) -> None:
+        """Have the process drain and end, and start no other."""
+        self._stopping = True
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        if self.child is not None:
+            self.child.signal("TERM")
+
+    def _name(self) -> str:
+        pid = self.child and self.child.pid
+        return f"worker {self._number} (pid {pid})" if pid else f"worker {self._number}"
+
+    def _ready(self) -> None:
+        if self._served:
+            _log.info("{worker} is ready", worker=self._name())
+        else:
+            self._served = True
+            self._tell_ready()
+
+    def _failed(self, lines: Sequence[str]) -> None:
+        reasons = [f"worker {self._number} cannot start: {line}" for line in lines]
+        if not self._served:
+            self._tell_failed("\n".join(reasons))
+            return
+        for reason in reasons:
+            _log.critical("{reason}", reason=reason)
+
+    def _ended(self, how: str) -> None:
+        name, self.child = self._name(), None
+        if not (self._stopping or self._served):
+            self._tell_failed(f"{name} {how}, and was never ready")
+        elif not self._stopping:
+            pause = 0.0
+            if self._clock.seconds() - self._started < LONG_LIFE:
+                pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+            else:
+                self._pause = FIRST_PAUSE
+            _log.warn(
+                "{worker} {how}; the next starts {when}",
+                worker=name,
+                how=how,
+                when=f"in {pause:g} s" if pause else "now",
+            )
+            self._next = self._clock.callLater(pause, self.start)
+        self._tell_ended()

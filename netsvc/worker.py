@@ -1,0 +1,183 @@
+"""One of several processes that serve a plan: `python -m netsvc.worker`, started by `netsvc.workers`.
+
+It is told everything through the descriptors that it inherits, and says everything through them. It drains on
+TERM, and when the process that started it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.main import CONNECTION_DONE
+from twisted.logger import ILogObserver, LogEvent, globalLogBeginner
+from twisted.python.failure import Failure
+from twisted.python.reflect import namedModule
+from zope.interface import implementer
+
+from netsvc.arguments import load_use
+from netsvc.briefing import ORDERS, REPORTS, Briefing
+from netsvc.discovery import discover
+from netsvc.errors import StartError
+from netsvc.host import Host
+from netsvc.inherited import Inherited
+from netsvc.keyfiles import with_key_files
+from netsvc.reports import LineCutter, log_report, report
+
+__all__ = ["Orders", "Reporter", "main", "serve"]
+
+
+class Reporter:
+    """Writes reports, each whole: nothing else writes to this descriptor. Once nobody reads them, they are dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, line: bytes) -> None:
+        """Write a report. Waits while the reader does not read, as for a log file on a slow disk."""
+        while line:
+            try:
+                line = line[os.write(self._descriptor, line) :]
+            except OSError:
+                return
+
+
+@implementer(ILogObserver)
+class _Log:
+    """Reports what is logged."""
+
+    def __init__(self, tell: Callable[[bytes], None]) -> None:
+        self._tell = tell
+
+    def __call__(self, event: LogEvent) -> None:
+        self._tell(log_report(event))
+
+
+class Orders(FileDescriptor):
+    """Reads the pipe of orders: `force` is one, and its end says that the process that started us is gone."""
+
+    def __init__(self, reactor: Any, descriptor: int, force: Callable[[], None], orphaned: Callable[[], None]) -> None:
+        super().__init__(reactor)
+        self._descriptor = descriptor
+        self._force = force
+        self._orphaned = orphaned
+        self._lines = LineCutter(100)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def doRead(self) -> Exception | None:
+        """Read what there is."""
+        data = os.read(self._descriptor, 4096)
+        if not data:
+            return CONNECTION_DONE
+        for line in self._lines.feed(data):
+            if line == b"force":
+                self._force()
+        return None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Stop."""
+        super().connectionLost(reason)
+        self._orphaned()
+
+
+def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], orders: int) -> bool:
+    """Serve the plan of a briefing until the reactor stops. Returns whether it could be started."""
+    listeners = tuple(
+        replace(listener, address=with_key_files(listener.address, contents))
+        for listener, contents in zip(briefing.plan.listeners, briefing.key_files, strict=True)
+    )
+    catalogue = discover()
+    failed: list[str] = []
+    forced = False
+
+    def die(reason: str) -> None:
+        failed.append(reason)
+        tell(report("failed", *reason.splitlines()))
+        stop()
+
+    def stop() -> None:
+        # A signal may have stopped it already.
+        with suppress(ReactorNotRunning):
+            reactor.stop()
+
+    def force() -> None:
+        nonlocal forced
+        forced = True
+        stop()
+        host.force()
+
+    def drain() -> Deferred[None]:
+        draining = host.stopService()
+        if forced:
+            host.force()
+        return draining
+
+    def orphaned() -> None:
+        # What is printed now would be an error in whoever prints it.
+        with open(os.devnull, "w") as nowhere:
+            for descriptor in (1, 2):
+                os.dup2(nowhere.fileno(), descriptor)
+        stop()
+
+    host = Host(
+        replace(briefing.plan, listeners=listeners),
+        lambda use: load_use(use, catalogue),
+        reactor,
+        die=die,
+        inherited=[Inherited(each) for each in briefing.descriptors],
+        ready=lambda: tell(report("ready")),
+    )
+    try:
+        host.privilegedStartService()
+        host.startService()
+    except StartError as error:
+        tell(report("failed", *error.reason.splitlines()))
+        return False
+    Orders(reactor, orders, force, orphaned).startReading()
+    reactor.addSystemEventTrigger("before", "shutdown", drain)
+    reactor.run()
+    return not failed
+
+
+def main() -> None:
+    """Be a worker."""
+    # A terminal sends Ctrl-C, and its end, to every process; the one that started us says what to do then.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    tell = Reporter(REPORTS)
+    for descriptor in (ORDERS, REPORTS):
+        os.set_inheritable(descriptor, False)
+    with open(ORDERS, "rb", buffering=0, closefd=False) as orders:
+        line = orders.readline()
+    if not line.endswith(b"\n"):
+        # Nobody is there any more.
+        return
+    briefing = Briefing.from_line(line)
+    sys.path[:] = briefing.search_path
+    with suppress(KeyError):
+        del os.environ["PYTHONPATH"]
+    if briefing.python_path is not None:
+        os.environ["PYTHONPATH"] = briefing.python_path
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    namedModule(briefing.reactor).install()
+    from twisted.internet import reactor
+
+    # Printed lines have pipes of their own.
+    globalLogBeginner.beginLoggingTo([_Log(tell)], redirectStandardIO=False)
+    sys.exit(0 if serve(reactor, briefing, tell, ORDERS) else 1)
+
+
+if __name__ == "__main__":
+    main()
