@@ -36,7 +36,8 @@ _METHOD = f"""\
   the server can do more.
 - *MiB* is the resident memory of the server and its children; the kernel's socket buffers are not in it.
 - netsvc runs as users run it, limits and logging on: `twistd -n --pidfile= --logfile=FILE netsvc …`. Its peers
-  *Twisted*, *asyncio*, *uvloop* and *C* are the least code that echoes, without limits or a log.
+  *Twisted*, *asyncio*, *uvloop* and *C* are the least code that echoes, without limits or a log; *netsvc's reactor* is
+  the same Twisted code on that reactor, so that its difference to netsvc is what limits, counting and log cost.
 - Files: nginx with `sendfile on`, one worker, an access log and `keepalive_timeout 0`; netsvc speaks the classic
   protocol (a name, the bytes, the end), the others HTTP, all of them over a new connection for each file. The files
   are in the page cache.

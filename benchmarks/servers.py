@@ -137,10 +137,11 @@ def _python(module: str, *words: str) -> Callable[[Site], Sequence[str]]:
 
 def _bare(kind: str, netsvc_option: str) -> tuple[Server, ...]:
     datagram = kind == "datagram"
-    asyncio = "benchmarks.peers.asyncio_echo"
+    twisted, asyncio = "benchmarks.peers.twisted_echo", "benchmarks.peers.asyncio_echo"
     return (
         Server(NETSVC, _netsvc(netsvc_option, "{address}"), datagram=datagram),
-        Server("Twisted", _python("benchmarks.peers.twisted_echo", kind, "{port}"), datagram=datagram),
+        Server("Twisted", _python(twisted, kind, "{port}"), datagram=datagram),
+        Server("netsvc's reactor", _python(twisted, kind, "{port}", "netsvc"), datagram=datagram),
         Server("asyncio", _python(asyncio, kind, "{port}", "asyncio"), datagram=datagram),
         Server("uvloop", _python(asyncio, kind, "{port}", "uvloop"), datagram=datagram, absent=_no_uvloop),
         Server(

@@ -1,6 +1,8 @@
-"""Bare Twisted: an echo Protocol or DatagramProtocol on the stock epoll reactor, with no limits and no log.
+"""Bare Twisted: an echo Protocol or DatagramProtocol, with no limits and no log.
 
-python -m benchmarks.peers.twisted_echo stream|datagram PORT
+python -m benchmarks.peers.twisted_echo stream|datagram PORT [netsvc]
+
+It runs on Twisted's epoll reactor, or on netsvc's: the difference of that to netsvc is what netsvc adds.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from typing import Any
 
 from twisted.internet import epollreactor
 
-epollreactor.install()
+from netsvc import reactor as fast_reactor
+
+(fast_reactor if sys.argv[3:] == ["netsvc"] else epollreactor).install()
 
 from twisted.internet import protocol, reactor  # noqa: E402
 
