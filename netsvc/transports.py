@@ -80,6 +80,8 @@ class _FlushedStream(FlushedMixin):
     dataBuffer: bytes
     offset: int
     producer: Any
+    streamingProducer: bool
+    producerPaused: bool
     disconnecting: Any
     bufferSize: int
     SEND_LIMIT: int
@@ -95,6 +97,7 @@ class _FlushedStream(FlushedMixin):
         self.waiting = False
         self.TLS = False
         self.producer = None
+        self.streamingProducer = self.producerPaused = False
         self.dataBuffer = b""
         self.disconnecting = 0
         self._writeDisconnecting = self._writeDisconnected = False
@@ -107,12 +110,12 @@ class _FlushedStream(FlushedMixin):
         elif data and self.connected and not self._writeDisconnected:
             self._tempDataBuffer.append(data)
             self._tempDataLen += len(data)
-            if self.producer is not None:
+            if self.producer is not None and len(self.dataBuffer) + self._tempDataLen > self.bufferSize:
                 self._maybePauseProducer()
-            elif self.flushing == READING:
+            if self.flushing == READING:
                 self.flushing = ANSWERED
-                return
-            self.startWriting()
+            else:
+                self.startWriting()
 
     def doRead(self) -> Any:
         """Read once, give it to the protocol, and send what it answers."""
@@ -134,7 +137,9 @@ class _FlushedStream(FlushedMixin):
             # The connection is about to be lost, and what was written with it.
             self.flushing = 0
             raise
-        if self.flushing == ANSWERED and self.producer is None:
+        if self.flushing == ANSWERED and (
+            self.producer is None or (self.streamingProducer and not self.producerPaused)
+        ):
             # With as little as this takes: it is what most protocols do most of the time.
             written = self._tempDataBuffer
             try:
@@ -167,7 +172,7 @@ class _FlushedStream(FlushedMixin):
         if (
             not written
             or self.dataBuffer
-            or self.producer is not None
+            or (self.producer is not None and (self.producerPaused or not self.streamingProducer))
             or self.disconnecting
             or self._writeDisconnecting
             or self._tempDataLen > self.SEND_LIMIT
