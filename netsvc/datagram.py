@@ -55,9 +55,10 @@ class AnsweringProtocol(DatagramProtocol):
         """Send back the answer, to whoever may be answered."""
         # The peer of a UNIX socket is its path, and None when it has none and so cannot be answered. A peer can
         # put a link to our own socket where its own was: what we send there comes back to us, from us.
-        if not address:
-            return
-        if (address[1] if type(address) is tuple else os.fsencode(address)) in self.core.refused_ports:
+        if type(address) is tuple:
+            if address[1] in self.core.refused_ports:
+                return
+        elif not address or os.fsencode(address) in self.core.refused_ports:
             return
         answer = self.answer(data)
         if answer is None:

@@ -51,7 +51,7 @@ class _BatchMixin:
 
     def read_batch(self) -> bool:
         """Read `DATAGRAMS_A_TURN` datagrams at most; return whether there may be more."""
-        receive, size, cuts = self.socket.recvfrom, self.maxPacketSize, self._cuts_address
+        receive, protocol, size, cuts = self.socket.recvfrom, self.protocol, self.maxPacketSize, self._cuts_address
         for _ in range(DATAGRAMS_A_TURN):
             try:
                 data, peer = receive(size)
@@ -62,7 +62,7 @@ class _BatchMixin:
             # Of an IPv6 address host and port alone, as Twisted has it.
             self._peer = peer = peer[:2] if cuts else peer
             try:
-                self.protocol.datagramReceived(data, peer)
+                protocol.datagramReceived(data, peer)
             except BaseException:  # noqa: BLE001  (one datagram's fault must not stop the port)
                 _log.failure("a datagram could not be taken")
             # The protocol may have closed the port.
@@ -90,6 +90,8 @@ class UDPPort(_BatchMixin, udp.Port):
 
     def __init__(self, port: Any, proto: Any, interface: str = "", maxPacketSize: int = 0, reactor: Any = None) -> None:
         super().__init__(port, proto, interface, max(maxPacketSize, LONGEST_DATAGRAM), reactor)
+        # Read for every datagram: Python finds what an instance has sooner than what its class has.
+        self._connectedAddr = self._peer = self._whole_peer = None
 
     def _bindSocket(self) -> None:
         super()._bindSocket()
