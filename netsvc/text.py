@@ -25,6 +25,9 @@ def escape(value: str | bytes, limit: int = 200) -> str:
     """
     # Not "backslashreplace": its backslashes could not be told from those that the peer sent.
     text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    # As nearly every value is. All that is unsafe is not printable to Python; not all that is not is unsafe.
+    if len(text) <= limit and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
     shown = "".join(map(_escape_character, text[:limit]))
     cut = len(text) - limit
     return f"{shown}… ({cut} more)" if cut > 0 else shown

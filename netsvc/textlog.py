@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from math import floor
+from threading import RLock
 from typing import Any
 
 from twisted.application.service import Service
@@ -57,10 +58,11 @@ class TextLog:
             if type(system) is str and "log_failure" not in event and "log_flattened" not in event:
                 try:
                     text = template.format_map(event)
-                except Exception:  # noqa: BLE001  (a field is missing, or cannot be shown: Twisted says so)
-                    return formatEventAsClassicLogText(event, self._time)
-                line = f"{self._time(event.get('log_time'))} [{system}] {text}"
-                return line.replace("\n", "\n\t") + "\n" if text else None
+                except Exception:  # noqa: BLE001  (a field is missing, or cannot be shown: Twisted says so, below)
+                    text = None
+                if text is not None:
+                    line = f"{self._time(event.get('log_time'))} [{system}] {text}"
+                    return line.replace("\n", "\n\t") + "\n" if text else None
         return formatEventAsClassicLogText(event, self._time)
 
     def _time(self, when: float | None) -> str:
@@ -79,6 +81,32 @@ def _is_simple(template: str) -> bool:
     return _SIMPLE.fullmatch(template) is not None
 
 
+class _File(LogFile):
+    """A log file that takes lines with one lock and one call, from any thread."""
+
+    size: int
+    rotateLength: int
+
+    def __init__(self, name: str, directory: str) -> None:
+        self._lock = RLock()
+        super().__init__(name, directory)
+
+    def write(self, data: str) -> None:
+        line = data.encode()
+        with self._lock:
+            if self.size >= self.rotateLength:
+                self.rotate()
+            self._file.write(line)
+            self.size += len(line)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+    def rotate(self) -> None:
+        with self._lock:
+            super().rotate()
+
+
 def text_log(options: Mapping[str, Any]) -> TextLog | None:
     """Open the log that the options of twistd ask for; None if it is one that twistd has to open.
 
@@ -95,11 +123,10 @@ def text_log(options: Mapping[str, Any]) -> TextLog | None:
         return TextLog(sys.stdout)
     name = name or "twistd.log"
     try:
-        file = LogFile.fromFullPath(name)
+        file = _File.fromFullPath(name)
     except OSError as error:
-        raise StartError(
-            f"log file {escape(name)}: {str(error.strerror).lower()}; give --logfile a name that can be written"
-        ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise StartError(f"log file {escape(name)}: {reason}; give --logfile a name that can be written") from None
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda *_: _rotate(file))
     return TextLog(file)

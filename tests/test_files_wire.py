@@ -28,6 +28,7 @@ from netsvc.service import stream_factory
 from netsvc.services.files.classic import Classic
 from netsvc.services.files.core import FilesCore
 from tests.certificates import write_certificate
+from tests.loopback import turn
 from tests.test_files_beneath import open_below
 from tests.test_files_classic import pattern
 from tests.test_files_core import make_core
@@ -108,6 +109,9 @@ async def serving(root: Path, endpoint: str = "tcp:0:interface=127.0.0.1", **opt
             protocol.transport.abortConnection()
         await server.idle()
         server.core.stop()
+        # A thread may still read, by a descriptor of its own, a file that is closed.
+        while server.core.ahead.busy:
+            await turn()
     assert server.core.downloads == 0
     assert open_below(root) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 import pytest
@@ -54,6 +55,18 @@ def test_what_a_terminal_shows_is_safe(character: str) -> None:
 )
 def test_escape_writes_what_is_unsafe_as_a_backslash_escape(value: str | bytes, shown: str) -> None:
     assert escape(value) == shown
+
+
+def test_whatever_python_prints_a_terminal_only_shows() -> None:
+    # What `escape` passes unread.
+    assert not [one for one in map(chr, range(sys.maxunicode + 1)) if one.isprintable() and is_unsafe(one)]
+
+
+@given(st.text(st.sampled_from('a中 "\\\x1b\u202e\udcff\n\xad'), max_size=8), st.integers(0, 8))
+def test_a_value_is_escaped_character_by_character(value: str, limit: int) -> None:
+    shown = "".join(escape(one) for one in value[:limit])
+    more = len(value) - limit
+    assert escape(value, limit) == shown + (f"… ({more} more)" if more > 0 else "")
 
 
 def test_escape_shows_a_value_up_to_the_limit_and_counts_the_rest() -> None:

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.services.files.core import FilesCore
+from netsvc.services.files.direct import half_close
 from netsvc.services.files.download import Download
 from netsvc.services.files.name import NameReader, whole_name
 from netsvc.services.files.source import BusyError, OpenFile, RefusedError
@@ -154,7 +155,7 @@ class Classic(Protocol):
             self._refuse(refusal)
             return
         self._file.give_way = self._give_way
-        Download(self._file, self.transport, self._ended, self._core.ahead, self._core.shares).start()
+        Download(self._file, self.transport, self._ended, self._core.ahead, self._core.shares, last=True).start()
 
     def _give_way(self) -> None:
         self._ended("stalled, and gave way to another")
@@ -185,6 +186,8 @@ class Classic(Protocol):
         self._stop_waiting()
         if self._client_done or not self._can_half_close():
             self.transport.loseConnection()
+        elif half_close(self.transport):
+            self.writeConnectionLost()
         else:
             self.transport.loseWriteConnection()
 

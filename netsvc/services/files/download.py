@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IPullProducer, ISSLTransport
 from zope.interface import implementer
 
 from netsvc.services.files.ahead import AHEAD, ReadAhead
+from netsvc.services.files.direct import write
 from netsvc.services.files.sendfile import Shares, can_sendfile, send_share
 from netsvc.services.files.source import CutError, OpenFile
 
@@ -32,6 +33,7 @@ class Download:
 
     `ended(None)` is called when the transport has been given the last byte (it may not have sent it yet), or
     `ended(reason)` when the file cannot be read to its end. Neither is called when the connection is lost first.
+    `last` says that `ended` ends the stream in either case.
     """
 
     #: How far a thread has read the file.
@@ -51,7 +53,10 @@ class Download:
         ended: Callable[[str | None], None],
         ahead: ReadAhead,
         shares: Shares,
+        *,
+        last: bool = False,
     ) -> None:
+        self._last = last
         self._file = file
         self._transport = transport
         self._ended = ended
@@ -63,7 +68,7 @@ class Download:
         if self._file.size <= SMALL:
             data = self._file.read_cached(_buffer)
             if data is not None:
-                self._transport.write(data)
+                write(self._transport, data, more=self._last)
                 self._end(None)
                 return
             if self._file.cached(self._file.size):
