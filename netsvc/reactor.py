@@ -6,7 +6,7 @@ It knows nothing of services; any Twisted program runs on it. See `netsvc.transp
 from __future__ import annotations
 
 import socket
-from select import EPOLLIN
+from select import EPOLLHUP, EPOLLIN
 from typing import Any
 
 from twisted.internet import error, main
@@ -17,6 +17,9 @@ from netsvc.transports import BEING_FLUSHED, FlushedMixin, TCPConnector, TCPPort
 from netsvc.udp import UDPPort
 
 __all__ = ["NetsvcReactor", "install"]
+
+#: What epoll tells of a stream that may be read, and of one that both sides have ended: there may be something left.
+_READABLE = frozenset((EPOLLIN, EPOLLIN | EPOLLHUP))
 
 
 class NetsvcReactor(EPollReactor):
@@ -116,7 +119,7 @@ class NetsvcReactor(EPollReactor):
         selectables = self._selectables
         for descriptor, event in events:
             selectable: Any = selectables.get(descriptor)
-            if event == EPOLLIN and isinstance(selectable, FlushedMixin):
+            if event in _READABLE and isinstance(selectable, FlushedMixin):
                 why = None
                 try:
                     why = selectable.doRead()

@@ -14,6 +14,7 @@ Everything else, producers, half-close, aborting, TLS, is Twisted's code, called
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet import main, tcp, unix
@@ -203,9 +204,29 @@ class _FlushedStream(FlushedMixin):
         except OSError:
             return super().writeSomeData(data)  # type: ignore[misc]
 
+    def _closeSocket(self, orderly: bool) -> None:
+        if orderly and self._writeDisconnected:
+            # The end is out: there is nothing to shut down.
+            self.socket.close()
+        else:
+            super()._closeSocket(orderly)  # type: ignore[misc]
+
 
 class _TCPServer(_FlushedStream, tcp.Server):
     """An accepted TCP connection."""
+
+
+class _Acceptor(socket.socket):
+    """A listening socket that does not look up for every connection what kind it is itself."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._kind = (listening.family, listening.type, listening.proto)
+        super().__init__(*self._kind, fileno=listening.detach())
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        descriptor, peer = self._accept()  # type: ignore[attr-defined]
+        return socket.socket(*self._kind, fileno=descriptor), peer
 
 
 class _TCPClient(_FlushedStream, tcp.Client):
@@ -216,6 +237,13 @@ class TCPPort(tcp.Port):
     """Accepts flushed connections."""
 
     transport = _TCPServer
+
+    def startListening(self) -> None:
+        """Open the port; see `IListeningPort.startListening`."""
+        super().startListening()
+        # Its descriptor stays the same.
+        self.socket = _Acceptor(self.socket)
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
 
 
 class TCPConnector(tcp.Connector):
