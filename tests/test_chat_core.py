@@ -14,6 +14,7 @@ from netsvc.services.chat.events import (
     Left,
     Renamed,
     Retitled,
+    Several,
     Stopping,
 )
 from netsvc.services.chat.options import ChatOptions
@@ -30,14 +31,14 @@ def build_core(**chosen: object) -> ChatCore:
 
 
 class Recorder:
-    """An outlet that keeps what it gets."""
+    """An outlet that keeps what it gets; of several events at once, each."""
 
     def __init__(self) -> None:
         self.got: list[Event] = []
         self.ended = 0
 
     def deliver(self, event: Event) -> None:
-        self.got.append(event)
+        self.got += event.events if isinstance(event, Several) else (event,)
 
     def end(self) -> None:
         self.ended += 1

@@ -209,6 +209,57 @@ class TestEncodings:
         assert pieces[-3] is pieces[-2] is pieces[-1]
 
 
+class TestTogether:
+    def test_lines_that_come_in_one_piece_reach_each_receiver_in_one_write(self, core: ChatCore, ann: Client) -> None:
+        pieces: list[bytes] = []
+        for _ in range(3):
+            other = client(core)
+            other.protocol._outbox.send = pieces.append
+        ann.sees()
+        pieces.clear()
+        assert ann.sends("1\n2\n/who\n/me waves\nhal").startswith(b"* in lobby: ann, guest")
+        assert pieces == [b"[lobby] ann: 1\n[lobby] ann: 2\n[lobby] * ann waves\n"] * 3
+        assert pieces[0] is pieces[1] is pieces[2]
+
+    def test_each_gets_them_in_the_own_encoding_and_with_the_own_line_end(self, ann: Client, bob: Client) -> None:
+        bob.sends("大家好\r\n".encode("gbk"))
+        bob.sees(), ann.sees()
+        ann.sends("你好\né😀\n")
+        assert bob.sees() == "[lobby] ann: 你好\r\n[lobby] ann: é?\r\n".encode("gbk")
+
+    def test_whatever_is_among_them_is_told_in_order(self, core: ChatCore, ann: Client, bob: Client) -> None:
+        eve = client(core, "eve")
+        ann.sees(), bob.sees()
+        ann.sends("1\n/msg bob 2\n3\n/nick amy\n4\n/join tea\n5\n/leave lobby\n6\n/quit\n7\n")
+        heard = b"[lobby] ann: 1\n%b[lobby] ann: 3\n* ann is now amy\n[lobby] amy: 4\n* amy left lobby\n"
+        assert bob.sees() == heard % b"ann -> you: 2\n"
+        assert eve.sees() == heard % b""
+        ann.lose()
+
+    def test_more_than_wait_together_all_come_in_order(self) -> None:
+        core = build_core(burst=1000)
+        ann, bob = client(core, "ann"), client(core, "bob")
+        ann.sends("".join(f"{number}\n" for number in range(500)) + "x" * 4096 + "\n" + "y" * 4096 + "\n")
+        texts = [*map(str, range(500)), "x" * 4096, "y" * 4096]
+        assert bob.sees().decode() == "".join(f"[lobby] ann: {text}\n" for text in texts)
+
+    def test_a_piece_counts_whole_against_the_limit_of_one_who_does_not_read(self) -> None:
+        for excess in (0, 1):
+            core = build_core(send_bytes=1024)
+            ann, slow, bob = client(core, "ann"), client(core, "slow"), client(core, "bob")
+            slow.sees()
+            slow.transport.producer.pauseProducing()
+            overhead = len("[lobby] ann: \n")
+            ann.sends("x" * (500 - overhead) + "\n" + "y" * (524 - overhead + excess) + "\n")
+            assert slow.transport.disconnected is bool(excess)
+            assert len(bob.sees()) == 1024 + excess
+            if not excess:
+                slow.transport.producer.resumeProducing()
+                assert len(slow.sees()) == 1024
+            for each in (ann, slow, bob):
+                each.lose()
+
+
 class TestDrain:
     def test_everybody_is_told_and_closed_after_what_is_buffered(
         self, core: ChatCore, ann: Client, bob: Client
@@ -222,6 +273,14 @@ class TestDrain:
             assert each.transport.disconnecting and each.transport.producer is None
             each.lose()
         assert not core.context.reactor.getDelayedCalls() and len(core) == 0
+
+    def test_what_was_said_before_comes_before_the_goodbye(self, core: ChatCore, ann: Client, bob: Client) -> None:
+        with core.telling:
+            ann.sends("last words\n")
+            core.drain()
+        assert bob.sees() == b"[lobby] ann: last words\n* the server is stopping, goodbye\n"
+        ann.lose()
+        bob.lose()
 
     def test_waiting_lines_are_given_up(self) -> None:
         core = build_core(rate=1, burst=1)

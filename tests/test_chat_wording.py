@@ -31,7 +31,7 @@ def test_every_event_has_a_line(event: Event, line: str) -> None:
 def test_no_event_is_without_a_line() -> None:
     from netsvc.services.chat.wording import _WORDINGS
 
-    declared = {getattr(events, name) for name in events.__all__} - {Event, events.Outlet}
+    declared = {getattr(events, name) for name in events.__all__} - {Event, events.Outlet, events.Several}
     assert set(_WORDINGS) == declared
 
 
@@ -59,6 +59,14 @@ def test_an_event_is_rendered_once_a_form() -> None:
     assert form("gbk", "\r\n").render(event) == "[lobby] 小明: é\r\n".encode("gbk")
     assert form("latin-1", "\n").render(event) == b"[lobby] ??: \xe9\n"
     assert len(event.rendered) == 3
+
+
+def test_several_events_are_rendered_as_their_lines_and_once_a_form() -> None:
+    several = events.Several((Said("lobby", "小明", "é"), Joined("lobby", "ann")))
+    assert form("utf-8", "\n").render(several) == "[lobby] 小明: é\n* ann joined lobby\n".encode()
+    assert form("gbk", "\r\n").render(several) == "[lobby] 小明: é\r\n* ann joined lobby\r\n".encode("gbk")
+    assert form("gbk", "\r\n").render(several) is several.rendered[form("gbk", "\r\n")]
+    assert all(event.rendered == {} for event in several.events)
 
 
 def test_a_client_is_taken_for_what_only_it_can_be() -> None:

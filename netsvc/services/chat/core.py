@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from netsvc.interfaces import Context
 from netsvc.services.chat.events import (
     Acted,
     Departed,
     Displaced,
-    Event,
     Joined,
     Left,
     Outlet,
@@ -26,11 +24,10 @@ from netsvc.services.chat.rate import Bucket
 from netsvc.services.chat.refusal import RefusedError
 from netsvc.services.chat.rooms import LOBBY, Member, Room, Rooms
 from netsvc.services.chat.safety import clean_text
+from netsvc.services.chat.telling import Audience, Telling
 from netsvc.text import escape
 
 __all__ = ["LOBBY", "ChatCore"]
-
-_Delivers = Iterable[Callable[[Event], None]]
 
 
 class ChatCore:
@@ -51,8 +48,8 @@ class ChatCore:
         self._silent: dict[Member, float] = {}
         self._guests = 0
         self._draining = False
-        self._untold: deque[tuple[_Delivers, Event, object]] = deque()
-        self._telling = False
+        #: A wire does in its `with` block what came in one piece: the others are told of all of it together.
+        self.telling = Telling(context.log)
 
     def __len__(self) -> int:
         """Count the members."""
@@ -105,13 +102,15 @@ class ChatCore:
             self.rooms.leave(room, member)
         # When all go at once, nobody needs to know of each.
         if not self._draining:
-            self._tell(_neighbours(rooms), Departed(member.name, reason))
+            self.telling.tell(_neighbours(rooms), Departed(member.name, reason))
 
     def drain(self) -> None:
         """Say goodbye to everybody, and end every conversation. Nobody can enter any more."""
         self._draining = True
         members = list(self._members.values())
-        self._tell([member.deliver for member in members], Stopping())
+        self.telling.tell([member.deliver for member in members], Stopping())
+        # Even in the middle of a `with` block: what is delivered after `end` is lost.
+        self.telling.deliver()
         for member in members:
             member.outlet.end()
             self.depart(member)
@@ -145,7 +144,7 @@ class ChatCore:
         del self._members[member.key]
         self._members[key] = member
         member.name, member.key = name, key
-        self._tell(_neighbours(member.rooms), Renamed(old, name), member.deliver)
+        self.telling.tell(_neighbours(member.rooms), Renamed(old, name), member.deliver)
 
     def join(self, member: Member, text: str) -> Room:
         """Let a member into a room, which is made if need be. One who is in it already stays."""
@@ -156,7 +155,7 @@ class ChatCore:
             raise RefusedError(f"you are in {len(member.rooms)} rooms, and cannot be in more; leave one first")
         room = self.rooms.open(text)
         self.rooms.enter(room, member)
-        self._tell(room.everyone, Joined(room.name, member.name), member.deliver)
+        self.telling.tell(room.everyone, Joined(room.name, member.name), member.deliver)
         return room
 
     def room_of(self, member: Member, text: str) -> Room:
@@ -169,7 +168,7 @@ class ChatCore:
     def leave(self, member: Member, room: Room) -> None:
         """Let a member out of a room that it is in."""
         self.rooms.leave(room, member)
-        self._tell(room.everyone, Left(room.name, member.name))
+        self.telling.tell(room.everyone, Left(room.name, member.name))
 
     def retitle(self, member: Member, room: Room, text: str) -> None:
         """Change the topic of a room that the member is in; an empty one removes it."""
@@ -178,7 +177,7 @@ class ChatCore:
         if len(topic) > limit:
             raise RefusedError(f"that topic has {len(topic)} characters; a topic has at most {limit}")
         room.topic = topic
-        self._tell(room.everyone, Retitled(room.name, member.name, topic), member.deliver)
+        self.telling.tell(room.everyone, Retitled(room.name, member.name, topic), member.deliver, len(topic))
 
     def say(self, member: Member, room: Room, text: str) -> None:
         """Say something in a room that the member is in."""
@@ -190,41 +189,16 @@ class ChatCore:
 
     def _talk(self, member: Member, room: Room, event: Said | Acted) -> None:
         room.history.append((self.context.reactor.seconds(), event))
-        self._tell(room.everyone, event, member.deliver)
+        self.telling.tell(room.everyone, event, member.deliver, len(event.text))
 
     def whisper(self, member: Member, receiver: Member, text: str) -> None:
         """Say something to one member alone."""
         if receiver is member:
             raise RefusedError("that is yourself")
-        self._tell((receiver.deliver,), Whispered(member.name, _worded(text)))
-
-    def _tell(self, delivers: _Delivers, event: Event, but: object = None) -> None:
-        """Deliver an event to all of `delivers`, but not to `but`.
-
-        A delivery may end its connection, which is another event: it waits, or else those later in the line
-        would be told of the two in the wrong order.
-        """
-        self._untold.append((delivers, event, but))
-        if self._telling:
-            return
-        self._telling = True
-        try:
-            while self._untold:
-                self._tell_one(*self._untold.popleft())
-        finally:
-            self._telling = False
-
-    def _tell_one(self, delivers: _Delivers, event: Event, but: object) -> None:
-        for deliver in delivers:
-            if deliver is not but:
-                try:
-                    deliver(event)
-                except Exception:  # noqa: BLE001  (a wire's fault must not cost the other members the event)
-                    self.context.log.failure("a chat connection could not take an event")
-        event.rendered.clear()
+        self.telling.tell((receiver.deliver,), Whispered(member.name, _worded(text)))
 
 
-def _neighbours(rooms: Iterable[Room]) -> _Delivers:
+def _neighbours(rooms: Iterable[Room]) -> Audience:
     """Collect the `deliver` of all who are in any of the rooms, each once."""
     return list({deliver: None for room in rooms for deliver in room.everyone})
 

@@ -16,6 +16,7 @@ __all__ = [
     "Renamed",
     "Retitled",
     "Said",
+    "Several",
     "Stopping",
     "Whispered",
 ]
@@ -102,6 +103,13 @@ class Retitled(Event):
 @dataclass(frozen=True, slots=True)
 class Displaced(Event):
     """The receiver was silent for long, and another needs its place; `Outlet.end` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Event):
+    """All of `events` happened, in that order, and are told together. None of them is a `Several`."""
+
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True)

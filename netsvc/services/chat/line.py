@@ -98,18 +98,19 @@ class LineChat(Protocol):
 
     def _work(self) -> None:
         """Do what the lines say, as fast as the member may."""
-        while not self._closing:
-            if self._line is None:
-                self._line = self._lines.take()
-            if self._line is None:
-                self._caught_up()
-                return
-            wait = self._core.wait(self._conversation.member)
-            if wait:
-                self._slow_down(wait)
-                return
-            line, self._line = self._line, None
-            self._line_received(line)
+        with self._core.telling:
+            while not self._closing:
+                if self._line is None:
+                    self._line = self._lines.take()
+                if self._line is None:
+                    self._caught_up()
+                    return
+                wait = self._core.wait(self._conversation.member)
+                if wait:
+                    self._slow_down(wait)
+                    return
+                line, self._line = self._line, None
+                self._line_received(line)
 
     def _caught_up(self) -> None:
         if self._read_closed:

@@ -16,6 +16,7 @@ from netsvc.services.chat.events import (
     Renamed,
     Retitled,
     Said,
+    Several,
     Stopping,
     Whispered,
 )
@@ -73,10 +74,11 @@ class Form:
         return "".join(f"{line}{self._end}" for line in lines).encode(self._encoding, "replace")
 
     def render(self, event: Event) -> bytes:
-        """Return the bytes of an event's line; made once for all who get it in this form."""
+        """Return the bytes of an event's line, or lines; made once for all who get it in this form."""
         data = event.rendered.get(self)
         if data is None:
-            data = event.rendered[self] = self.encode((wording(event),))
+            events = event.events if isinstance(event, Several) else (event,)
+            data = event.rendered[self] = self.encode(map(wording, events))
         return data
 
 
