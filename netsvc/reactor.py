@@ -140,22 +140,20 @@ class NetsvcReactor(EPollReactor):
         flushes, self.flushes = self.flushes, []
         for transport in flushes:
             # One that was flushed, or lost its connection, since it was put on the list is still on it.
-            if transport.flushing:
-                self._flush(transport)
-
-    def _flush(self, transport: Any) -> None:
-        transport.flushing = BEING_FLUSHED
-        why = None
-        try:
-            why = transport.doWrite()
-        except BaseException as failure:  # noqa: BLE001
-            why = failure
-            log.err()
-        if why:
-            self._disconnectSelectable(transport, why, False)
-        elif transport.flushing == BEING_FLUSHED:
-            # It has not called stopWriting: the kernel did not take all.
-            transport.wait_to_write()
+            if not transport.flushing:
+                continue
+            transport.flushing = BEING_FLUSHED
+            why = None
+            try:
+                why = transport.doWrite()
+            except BaseException as failure:  # noqa: BLE001
+                why = failure
+                log.err()
+            if why:
+                self._disconnectSelectable(transport, why, False)
+            elif transport.flushing == BEING_FLUSHED:
+                # It has not called stopWriting: the kernel did not take all.
+                transport.wait_to_write()
 
 
 def install() -> None:

@@ -91,6 +91,7 @@ class _FlushedStream(FlushedMixin):
     _writeDisconnecting: bool
     _writeDisconnected: bool
     _maybePauseProducer: Any
+    writeSomeData: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Read for every message: Python finds what an instance has sooner than what its class has.
@@ -115,8 +116,11 @@ class _FlushedStream(FlushedMixin):
                 self._maybePauseProducer()
             if self.flushing == READING:
                 self.flushing = ANSWERED
-            else:
+            elif self.flushing or self.waiting:
                 self.startWriting()
+            else:
+                self.flushing = QUEUED
+                self.reactor.flushes.append(self)
 
     def doRead(self) -> Any:
         """Read once, give it to the protocol, and send what it answers."""
@@ -181,9 +185,13 @@ class _FlushedStream(FlushedMixin):
             # Not as simple as that: Twisted's own code decides what follows.
             return super().doWrite()  # type: ignore[misc]
         data = written[0] if len(written) == 1 else b"".join(written)
-        sent: Any = self.writeSomeData(data)
-        if sent.__class__ is not int:
-            return sent
+        try:
+            sent: Any = self.socket.send(data)
+        except OSError:
+            # Tried again there, where it is decided what it means.
+            sent = self.writeSomeData(data)
+            if sent.__class__ is not int:
+                return sent
         written.clear()
         self._tempDataLen = 0
         if sent == len(data):
@@ -194,15 +202,6 @@ class _FlushedStream(FlushedMixin):
             self.dataBuffer = data
             self.offset = sent
         return None
-
-    def writeSomeData(self, data: Any) -> Any:
-        """Send as much as the kernel takes; return the bytes it took, or what became of the connection."""
-        try:
-            return self.socket.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError:
-            return super().writeSomeData(data)  # type: ignore[misc]
 
     def _closeSocket(self, orderly: bool) -> None:
         if orderly and self._writeDisconnected:

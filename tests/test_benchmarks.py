@@ -31,6 +31,9 @@ from benchmarks.servers import CHAT, DATAGRAM, FILES, NETSVC, STREAM, Server, Si
 from benchmarks.tables import figure
 from tests.processes import ROOT
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 
 CORES = [0]

@@ -50,6 +50,7 @@ class TestShout:
 
 
 class TestClassic:
+    @pytest.mark.slow
     def test_its_own_tests_pass(self) -> None:
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],

@@ -17,6 +17,9 @@ from tests.certificates import write_certificate
 from tests.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_exactly, run, twistd
 from tests.several import ask, children, make, start
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
