@@ -107,9 +107,9 @@ class NetsvcReactor(EPollReactor):
     def doPoll(self, timeout: float | None) -> None:
         """Flush, wait for events at most `timeout` seconds, and dispatch them."""
         if self.flushes:
-            # Of delayed calls, for what comes out of those at the end is flushed there.
+            # What delayed calls wrote; what comes of the events below is flushed after them.
             self._flush_all()
-            # A protocol that was told of something may have stopped the reactor, or asked to be called soon.
+            # `timeout` is out of date: who lost a connection may have asked to be called soon, or to stop.
             timeout = 0
         try:
             events = self._poller.poll(-1 if timeout is None else timeout, len(self._selectables))
