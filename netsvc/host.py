@@ -26,7 +26,7 @@ from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.process import allow_descriptors, take_over_signals
 from netsvc.settings import parse_settings
 
-__all__ = ["Host", "build_instance", "build_protocol", "die", "start_error"]
+__all__ = ["Host", "build_instance", "build_protocol", "die", "examine", "start_error"]
 
 _log = Logger(namespace="netsvc")
 
@@ -54,6 +54,19 @@ def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
         return instance.protocol(name)
     except ANYTHING as error:
         raise MistakeError([f"{use} {name} cannot be built: {describe(error)}"]) from error
+
+
+def examine(plan: Plan, load: Callable[[ServiceUse], INetworkService], reactor: Any) -> list[str]:
+    """Build every service of a plan and its protocols, open no port, and list all that would stop it."""
+    mistakes: list[str] = []
+    for key, use in plan.uses.items():
+        try:
+            instance = build_instance(use, load(use), reactor)
+            for name in dict.fromkeys(each.protocol for each in plan.listeners if each.use == key):
+                build_protocol(instance, key, name)
+        except MistakeError as error:
+            mistakes += error.mistakes
+    return mistakes
 
 
 def start_error(mistakes: Sequence[str]) -> StartError:
@@ -226,7 +239,7 @@ class Host(MultiService):
             _log.warn("{warning}", warning=warning)
         for listener, opening in self._listening:
             opening.addCallback(self._announce, listener)
-        self._reactor.callWhenRunning(take_over_signals, self.force)
+        self._reactor.callWhenRunning(take_over_signals, self._reactor, self.force)
         # Not before the signals are taken over: whoever reads `ready` may send one.
         self._reactor.callWhenRunning(self._await_opening)
 

@@ -6,19 +6,17 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from twisted.internet.task import Clock
 from twisted.python import usage
 
 from netsvc.arguments import EXAMPLES, SHORTHANDS, load_use
 from netsvc.discovery import Catalogue
-from netsvc.errors import MistakeError, PluginError
-from netsvc.host import build_instance, build_protocol
+from netsvc.errors import PluginError
 from netsvc.interfaces import INetworkService
 from netsvc.plan import Plan
 from netsvc.settings import Setting, declared_settings, parse_settings
 from netsvc.text import escape, plain
 
-__all__ = ["examine", "help_page", "list_page", "plan_page"]
+__all__ = ["help_page", "list_page", "plan_page"]
 
 _ADDRESS = """\
 ADDRESS is a port number (0 takes a free one; IPv4 and IPv6), HOST:PORT, [IPv6]:PORT, or a Twisted endpoint:
@@ -127,19 +125,6 @@ def list_page(catalogue: Catalogue) -> str:
         )
         lines.append(f"  from       {found.origin}")
     return "\n".join([*lines, *catalogue.problems])
-
-
-def examine(plan: Plan, catalogue: Catalogue) -> list[str]:
-    """Build every service of a plan, open no port, and list all that would stop it."""
-    mistakes: list[str] = []
-    for key, use in plan.uses.items():
-        try:
-            instance = build_instance(use, load_use(use, catalogue), Clock())
-            for name in dict.fromkeys(each.protocol for each in plan.listeners if each.use == key):
-                build_protocol(instance, key, name)
-        except MistakeError as error:
-            mistakes += error.mistakes
-    return mistakes
 
 
 def plan_page(plan: Plan, catalogue: Catalogue) -> str:

@@ -25,14 +25,14 @@ def allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def take_over_signals(force: Callable[[], None]) -> None:
+def take_over_signals(reactor: Any, force: Callable[[], None]) -> None:
     """Stand before the reactor's handlers of SIGTERM and SIGINT: each stops the reactor, once.
 
     Repeats change nothing (a container runtime sends several, and the reactor would log a traceback for
     each), but a repeated SIGINT calls `force`: somebody at the keyboard does not want to wait. To be called
     when the reactor runs, in the main thread; where the reactor has no handlers, nothing is done.
     """
-    received = []
+    received: list[int | None] = []
 
     def on_signal(number: int, frame: FrameType | None) -> Any:
         received.append(number)
@@ -42,6 +42,8 @@ def take_over_signals(force: Callable[[], None]) -> None:
             force()
 
     originals: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    # A reactor that something else has stopped is not to be stopped by a signal once more.
+    reactor.addSystemEventTrigger("before", "shutdown", received.append, None)
     for number in (signal.SIGTERM, signal.SIGINT):
         original = signal.getsignal(number)
         if callable(original) and original is not signal.default_int_handler:

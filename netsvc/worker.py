@@ -107,7 +107,10 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
         stop()
 
     def stop() -> None:
-        # A signal may have stopped it already.
+        # In its turn behind a signal that has come before it: the signal's own call must not find it stopped.
+        reactor.callFromThread(stop_once)
+
+    def stop_once() -> None:
         with suppress(ReactorNotRunning):
             reactor.stop()
 

@@ -16,8 +16,7 @@ from twisted.python.reflect import namedModule
 from netsvc.briefing import FIRST_SOCKET, ORDERS, REPORTS, Briefing
 from netsvc.child import Child
 from netsvc.drain import ABORT_GRACE, CLOSE_GRACE
-from netsvc.errors import MistakeError
-from netsvc.host import build_instance, build_protocol, die, start_error
+from netsvc.host import die, examine, start_error
 from netsvc.interfaces import INetworkService
 from netsvc.keyfiles import read_key_files
 from netsvc.listeners import ListenError
@@ -94,21 +93,10 @@ class Workers(Service):
         super().privilegedStartService()
         allow_descriptors()
         # Both, so that one start tells all that is wrong.
-        mistakes = self._check() + self._hold()
+        mistakes = examine(self.plan, self._load, self._reactor) + self._hold()
         if mistakes:
             self._release()
             raise start_error(mistakes)
-
-    def _check(self) -> list[str]:
-        mistakes: list[str] = []
-        for key, use in self.plan.uses.items():
-            try:
-                instance = build_instance(use, self._load(use), self._reactor)
-                for name in dict.fromkeys(each.protocol for each in self.plan.listeners if each.use == key):
-                    build_protocol(instance, key, name)
-            except MistakeError as error:
-                mistakes += error.mistakes
-        return mistakes
 
     def _hold(self) -> list[str]:
         failures = []
@@ -145,7 +133,7 @@ class Workers(Service):
                 protocol=listener.protocol,
                 place=held.listening.place(),
             )
-        self._reactor.callWhenRunning(take_over_signals, self._force)
+        self._reactor.callWhenRunning(take_over_signals, self._reactor, self._force)
         for place in range(self.plan.workers):
             slot = Slot(
                 place + 1,

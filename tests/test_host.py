@@ -263,7 +263,7 @@ def test_a_service_that_fails_to_stop_does_not_keep_the_others_from_it(logged_er
 def test_signals_are_taken_over_when_the_reactor_runs_and_force_only_what_drains() -> None:
     world = World(("one", "tcp", "127.0.0.1:0"))
     world.start()
-    [(function, (force,), _), _] = world.reactor.whenRunningHooks
+    [(function, (_, force), _), _] = world.reactor.whenRunningHooks
     assert function.__module__ == "netsvc.process"
     force()
     world.reactor.callFromThread = lambda function: function()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from twisted.internet.testing import MemoryReactorClock
 
 from netsvc.process import allow_descriptors, take_over_signals
 
@@ -32,7 +33,7 @@ def reactor_handlers() -> Iterator[list[tuple[str, int]]]:
 
 def test_the_first_signal_stops_the_reactor_and_repeats_do_nothing() -> None:
     with reactor_handlers() as calls:
-        take_over_signals(lambda: calls.append(("force", 0)))
+        take_over_signals(MemoryReactorClock(), lambda: calls.append(("force", 0)))
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
         assert calls == [("stop", signal.SIGTERM)]
@@ -40,7 +41,7 @@ def test_the_first_signal_stops_the_reactor_and_repeats_do_nothing() -> None:
 
 def test_a_repeated_interrupt_forces() -> None:
     with reactor_handlers() as calls:
-        take_over_signals(lambda: calls.append(("force", 0)))
+        take_over_signals(MemoryReactorClock(), lambda: calls.append(("force", 0)))
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert calls == [("stop", signal.SIGINT)]
@@ -48,11 +49,23 @@ def test_a_repeated_interrupt_forces() -> None:
         assert calls == [("stop", signal.SIGINT), ("force", 0)]
 
 
+def test_a_reactor_that_something_else_stops_is_not_stopped_by_a_signal() -> None:
+    with reactor_handlers() as calls:
+        reactor = MemoryReactorClock()
+        take_over_signals(reactor, lambda: calls.append(("force", 0)))
+        for function, arguments, _ in reactor.triggers["before"]["shutdown"]:
+            function(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert calls == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert calls == [("force", 0)]
+
+
 def test_without_handlers_of_a_reactor_nothing_is_touched() -> None:
     with reactor_handlers():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        take_over_signals(lambda: None)
+        take_over_signals(MemoryReactorClock(), lambda: None)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -122,6 +122,23 @@ def test_it_can_be_forced_before_and_while_it_drains(pipe: tuple[int, int]) -> N
     assert Run(pipe[0], force).served
 
 
+def test_an_order_that_comes_right_after_a_signal_leaves_the_stopping_to_the_signal(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue: list[Callable[[], object]] = []
+    monkeypatch.setattr(Scripted, "callFromThread", lambda self, function, *args: queue.append(function))
+
+    def both(reactor: Scripted) -> None:
+        # What the reactor's handler of SIGTERM does.
+        reactor.callFromThread(reactor.stop)
+        os.write(pipe[1], b"force\n")
+        orders(reactor).doRead()
+        for call in queue:
+            call()
+
+    assert Run(pipe[0], both).served
+
+
 def test_the_pipe_of_orders_is_read_at_its_descriptor(pipe: tuple[int, int]) -> None:
     def look(reactor: Scripted) -> None:
         assert orders(reactor).fileno() == pipe[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
@@ -34,8 +35,11 @@ def run(words: Sequence[str]) -> None:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def check(words: Sequence[str]) -> None:
     """Show what `run` would do with the same ARGS, or every mistake in them. Opens no port."""
-    from netsvc.arguments import survey_arguments
-    from netsvc.pages import examine, list_page, plan_page
+    from twisted.internet.task import Clock
+
+    from netsvc.arguments import load_use, survey_arguments
+    from netsvc.host import examine
+    from netsvc.pages import list_page, plan_page
 
     if {"--help", "-h"} & set(words):
         _show_help("check")
@@ -48,7 +52,7 @@ def check(words: Sequence[str]) -> None:
         click.echo(list_page(catalogue))
         return
     plan, mistakes = survey_arguments(words, catalogue)
-    mistakes += examine(plan, catalogue)
+    mistakes += examine(plan, partial(load_use, catalogue=catalogue), Clock())
     _warn(catalogue, but=mistakes)
     if mistakes:
         raise StartError("\n".join(mistakes))
