@@ -1,8 +1,10 @@
 """Reads the addresses that users write. Pure text: nothing is opened, resolved or imported.
 
 9001   127.0.0.1:9001   [::1]:9001      for streams and datagrams
+tls:PORT:cert=FILE:key=FILE[:interface=ADDR]  tls:PORT:directory=DIR    for streams
 tcp:…  tcp6:…  unix:…  ssl:…  systemd:…  haproxy:…    Twisted server endpoint strings, for streams
 udp:PORT[:interface=ADDR]  udp6:…  unixgram:PATH[:mode=660]  systemd:domain=INET:name=…    for datagrams
+guard:LIMIT=VALUE:…:ADDRESS  proxy:trust=CIDR,…[:timeout=SECONDS]:ADDRESS    before any of them
 """
 
 from __future__ import annotations
@@ -10,15 +12,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from netsvc.interfaces import Kind
 from netsvc.text import is_unsafe
 
-__all__ = ["Address", "parse_address"]
+__all__ = ["TLS", "Address", "Proxy", "parse_address"]
 
 _FORMS: Mapping[Kind, str] = {
-    "stream": "a port, HOST:PORT, [IPv6]:PORT, or an endpoint (tcp:PORT, unix:PATH, ssl:PORT:…, systemd:…)",
+    "stream": "a port, HOST:PORT, [IPv6]:PORT, or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:…)",
     "datagram": "a port, HOST:PORT, [IPv6]:PORT, udp:PORT[:interface=ADDR], udp6:…, unixgram:PATH or systemd:…",
 }
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d+)")
@@ -32,6 +34,26 @@ _DATAGRAM_SCHEMES = {
     "systemd": {"domain", "index", "name"},
 }
 _HIGHEST_PORT = 65535
+#: Seconds for a proxy to say whom it speaks for. It does so at once.
+_PROXY_TIMEOUT = 5.0
+_LONGEST_PROXY_TIMEOUT = 3600.0
+
+
+@dataclass(frozen=True)
+class TLS:
+    """Where the certificate of a `tls:` address is: a file and its key, or a directory with one for each name."""
+
+    cert: str | None = None
+    key: str | None = None
+    directory: str | None = None
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Who may say, by the PROXY protocol, for whom it speaks: networks; and how many seconds it has to do so."""
+
+    trust: tuple[str, ...]
+    timeout: float = _PROXY_TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -41,7 +63,8 @@ class Address:
     `text` is what the user wrote. `scheme` is `inet` for a port with an optional `host` (None: every
     interface, IPv4 and IPv6), else the endpoint's scheme. `arguments` are those of a datagram endpoint; a
     stream endpoint is kept whole in `text`, for Twisted to read, and `host` and `port` tell where tcp:, tcp6:
-    and ssl: listen.
+    and ssl: listen. `tls` is there for our own `tls:` addresses, whose scheme is `inet`. `limits` are those of
+    `guard:`, as they were written, and `proxy` what `proxy:` says; `place` is the rest of `text`, without these two.
     """
 
     text: str
@@ -50,6 +73,14 @@ class Address:
     host: str | None = None
     port: int = 0
     arguments: Mapping[str, str] = field(default_factory=dict, hash=False)
+    tls: TLS | None = None
+    proxy: Proxy | None = None
+    limits: Mapping[str, str] = field(default_factory=dict, hash=False)
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.place:
+            object.__setattr__(self, "place", self.text)
 
 
 def _port(text: str) -> int:
@@ -123,12 +154,87 @@ def _stream_endpoint(text: str, scheme: str) -> Address:
     return Address(text, "stream", scheme, host, port)
 
 
+_PREFIX = re.compile(r"(guard|proxy):")
+_PREFIX_ARGUMENT = re.compile(r"(?P<name>[a-z]+)=(?P<value>(?:[^\\:]|\\.)*):")
+
+
+def _strip_prefixes(text: str) -> tuple[str, dict[str, str], dict[str, str] | None]:
+    """Take `guard:` and `proxy:` off an address; return the rest, and the arguments of each."""
+    limits: dict[str, str] = {}
+    proxy: dict[str, str] | None = None
+    while prefix := _PREFIX.match(text):
+        text = text[prefix.end() :]
+        arguments: dict[str, str] = {}
+        while argument := _PREFIX_ARGUMENT.match(text):
+            arguments[argument["name"]] = re.sub(r"\\(.)", r"\1", argument["value"])
+            text = text[argument.end() :]
+        if not arguments:
+            form = "guard:LIMIT=VALUE:ADDRESS" if prefix[1] == "guard" else "proxy:trust=CIDR,…:ADDRESS"
+            raise ValueError(f"write {form}, with \\: for a colon in a value")
+        if prefix[1] == "guard":
+            limits |= arguments
+        else:
+            proxy = (proxy or {}) | arguments
+    return text, limits, proxy
+
+
+def _proxy(arguments: Mapping[str, str], kind: Kind) -> Proxy:
+    if kind == "datagram":
+        raise ValueError("proxy: is not for datagrams")
+    if unknown := sorted(arguments.keys() - {"trust", "timeout"}):
+        raise ValueError(f"proxy: has no argument {unknown[0]}; it takes trust and timeout")
+    trust = tuple(item.strip() for item in arguments.get("trust", "").split(",") if item.strip())
+    if not trust:
+        raise ValueError("proxy: needs trust=CIDR,…: the proxies that are believed, or unix")
+    for item in trust:
+        # Whoever can open a UNIX socket has been let in by the mode of its file.
+        if item != "unix":
+            ipaddress.ip_network(item, strict=False)
+    try:
+        timeout = float(arguments.get("timeout", _PROXY_TIMEOUT))
+    except ValueError:
+        timeout = 0.0
+    if not 0.1 <= timeout <= _LONGEST_PROXY_TIMEOUT:
+        raise ValueError(f"timeout is a number of seconds from 0.1 to {_LONGEST_PROXY_TIMEOUT:g}")
+    return Proxy(trust, timeout)
+
+
+def _tls(text: str) -> Address:
+    positional, arguments = _endpoint_arguments(text)
+    if unknown := sorted(arguments.keys() - {"port", "cert", "key", "directory", "interface"}):
+        raise ValueError(f"tls: has no argument {unknown[0]}; it takes cert, key, directory and interface")
+    if len(positional) > 2:
+        raise ValueError("too many parts after tls:")
+    cert, key, directory = (arguments.get(name) or None for name in ("cert", "key", "directory"))
+    if bool(directory) == bool(cert or key) or (key and not cert):
+        raise ValueError("tls: needs cert=FILE and key=FILE, or directory=DIR")
+    host = arguments.get("interface") or None
+    if host is not None:
+        ipaddress.ip_address(host.partition("%")[0])
+    port = _port(arguments.get("port") or "".join(positional[1:2]))
+    # A certificate's file may have its key as well.
+    tls = TLS(cert, (key or cert) if cert else None, directory)
+    return Address(text, "stream", "inet", host, port, tls=tls)
+
+
 def parse_address(text: str, kind: Kind) -> Address:
     """Read an address for a stream or a datagram listener. Raises `ValueError` with the accepted forms."""
     text = text.strip()
     try:
         if any(map(is_unsafe, text)):
             raise ValueError("an address has no control characters")
+        rest, limits, proxy = _strip_prefixes(text)
+        proxied = None if proxy is None else _proxy(proxy, kind)
+    except ValueError as error:
+        raise ValueError(f"{error}; an address is {_FORMS[kind]}") from None
+    address = _parse_place(rest, kind)
+    if rest == text:
+        return address
+    return replace(address, text=text, place=rest, limits=limits, proxy=proxied)
+
+
+def _parse_place(text: str, kind: Kind) -> Address:
+    try:
         if text.isascii() and text.isdecimal():
             return Address(text, kind, "inet", None, _port(text))
         own, others = _STREAM_SCHEMES, set(_DATAGRAM_SCHEMES)
@@ -144,6 +250,9 @@ def parse_address(text: str, kind: Kind) -> Address:
             return Address(text, kind, "inet", match["v6"] or match["host"], _port(match["port"]))
         if kind == "datagram" and scheme in own:
             return _datagram_endpoint(text, scheme)
+        # Twisted's own `tls:` begins with a directory, and has another endpoint after it.
+        if kind == "stream" and re.match(r"tls:(\d|port=)", text):
+            return _tls(text)
         if kind == "stream" and scheme not in ("", "inet"):
             return _stream_endpoint(text, scheme)
     except ValueError as error:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from netsvc.address import Address
 from netsvc.interfaces import INetworkService
+from netsvc.limits import Limits
 
-__all__ = ["DEFAULT_DRAIN", "MOST_WORKERS", "Listener", "Plan", "ServiceUse", "undivided"]
+__all__ = ["DEFAULT_DRAIN", "MOST_WORKERS", "Listener", "Plan", "ServiceUse", "TwistdUse", "undivided"]
 
 #: Seconds. honcho and foreman kill a process 5 s after TERM, docker 10 s, Heroku 30 s: this fits under all.
 DEFAULT_DRAIN = 4.0
@@ -24,6 +25,7 @@ class Listener:
     use: str
     protocol: str
     address: Address
+    limits: Limits = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,30 @@ class ServiceUse:
     service: str
     settings: Mapping[str, object] = field(default_factory=dict)
     adhoc: bool = False
+    limits: Limits = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TwistdUse:
+    """Another twistd plugin that runs in the process: its name and its options, as words of a command line."""
+
+    words: tuple[str, ...]
+    limits: Limits = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What shall run. Listeners in the order they were asked for; `drain` in seconds; `workers` processes."""
+    """What shall run. Listeners in the order they were asked for; `drain` in seconds; `workers` processes.
+
+    `limits` are those of the process, without the defaults.
+    """
 
     uses: Mapping[str, ServiceUse]
     listeners: tuple[Listener, ...]
     drain: float = DEFAULT_DRAIN
     workers: int = 1
+    limits: Limits = field(default_factory=dict)
+    twistd: tuple[TwistdUse, ...] = ()
 
 
 def undivided(plan: Plan, services: Mapping[str, INetworkService], platform: str = sys.platform) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from netsvc.briefing import ORDERS, REPORTS
+from netsvc.briefing import ORDERS, REPORTS, Briefing
 from netsvc.child import Child
 from netsvc.reports import report
 
@@ -38,8 +37,8 @@ class FakeProcess:
         self.signals.append(name)
 
     @property
-    def briefing(self) -> Any:
-        return json.loads(self.told.partition(b"\n")[0])
+    def briefing(self) -> Briefing:
+        return Briefing.from_line(self.told.partition(b"\n")[0])
 
     @property
     def orders(self) -> bytes:

@@ -54,7 +54,7 @@ def test_a_port_with_or_without_a_host_is_the_same_for_both_kinds(
         ("unix:9001", "unix"),
         ("ssl:443", "ssl"),
         ("ssl:443:privateKey=key.pem:certKey=cert.pem", "ssl"),
-        ("tls:443:privateKey=key.pem:certKey=cert.pem", "tls"),
+        ("tls:pems:tcp:443", "tls"),
         ("systemd:domain=INET:index=0", "systemd"),
         ("haproxy:tcp:9001", "haproxy"),
         ("onion:80:controlPort=9051", "onion"),

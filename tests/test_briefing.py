@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from netsvc.address import parse_address
 from netsvc.briefing import Briefing
+from netsvc.limits import parse_limits
 from netsvc.plan import Listener, Plan, ServiceUse
 
 
 def test_what_is_told_is_what_is_understood() -> None:
     plan = Plan(
-        {"echo": ServiceUse("echo"), "a:b": ServiceUse("a:b", {"size": "7", "loud": True, "x": "é\udcff"}, adhoc=True)},
+        {
+            "echo": ServiceUse("echo"),
+            "a:b": ServiceUse(
+                "a:b",
+                {"size": "7", "loud": True, "x": "é\udcff"},
+                adhoc=True,
+                limits=parse_limits({"hours": "mon 8:00-9:00"}),
+            ),
+        },
         (
             Listener("echo", "tcp", parse_address("[::1]:9", "stream")),
             Listener("a:b", "datagram", parse_address("unixgram:/x:mode=600", "datagram")),
         ),
         2.5,
         3,
+        parse_limits({"allow": "10.0.0.0/8", "dryrun": "all", "idle": "none"}),
     )
     briefing = Briefing(plan, "netsvc.reactor", ("", "/a b"), None, ((5,), (6, 7)), ({}, {"privateKey": "\xff\n"}))
     line = briefing.to_line()
-    assert line.endswith(b"}\n") and line.count(b"\n") == 1
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
     assert Briefing.from_line(line) == briefing

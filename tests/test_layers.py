@@ -23,6 +23,7 @@ FLOORS: tuple[set[str], ...] = (
         "text",
         "settings",
         "address",
+        "limits",
         "plan",
         "briefing",
         "reports",

@@ -90,15 +90,15 @@ def test_every_worker_gets_the_plan_and_sockets_of_its_own(tmp_path: Path, lines
     for number, own in ((5, 3), (6, 1), (7, 3)):
         assert len({process.descriptors[number] for process in world.processes}) == own
     briefing = first.briefing
-    assert briefing["descriptors"] == [[FIRST_SOCKET], [6], [7]]
-    assert [each["address"]["text"] for each in briefing["plan"]["listeners"]] == [
+    assert briefing.descriptors == ((FIRST_SOCKET,), (6,), (7,))
+    assert [each.address.text for each in briefing.plan.listeners] == [
         "127.0.0.1:0",
         f"unix:{tmp_path}/sock",
         "tcp:0",
     ]
-    assert briefing["key_files"] == [{}, {}, {}]
-    assert briefing["search_path"] == sys.path
-    assert briefing["python_path"] == os.environ.get("PYTHONPATH")
+    assert briefing.key_files == ({}, {}, {})
+    assert briefing.search_path == tuple(sys.path)
+    assert briefing.python_path == os.environ.get("PYTHONPATH")
     program, arguments, environment = world.reactor.spawned[0]
     assert (program, arguments) == (sys.executable, [sys.executable, "-P", "-m", "netsvc.worker"])
     assert environment["PYTHONPATH"].split(os.pathsep) == [path for path in sys.path if path]
@@ -299,5 +299,5 @@ def test_keys_are_read_before_privileges_are_dropped(tmp_path: Path) -> None:
     key.unlink()
     world.workers.startService()
     world.reactor.run()
-    assert "PRIVATE KEY" in world.processes[0].briefing["key_files"][0]["privateKey"]
+    assert "PRIVATE KEY" in world.processes[0].briefing.key_files[0]["privateKey"]
     world.end()
