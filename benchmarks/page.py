@@ -38,6 +38,7 @@ _METHOD = f"""\
 - netsvc runs as users run it, limits and logging on: `twistd -n --pidfile= --logfile=FILE netsvc …`. Its peers
   *Twisted*, *asyncio*, *uvloop* and *C* are the least code that echoes, without limits or a log; *netsvc's reactor* is
   the same Twisted code on that reactor, so that its difference to netsvc is what limits, counting and log cost.
+  *netsvc, no limits* has all default limits lifted, *netsvc, every limit* has all that there are, far from the load.
 - Files: nginx with `sendfile on`, one worker, an access log and `keepalive_timeout 0`; netsvc speaks the classic
   protocol (a name, the bytes, the end), the others HTTP, all of them over a new connection for each file. The files
   are in the page cache.

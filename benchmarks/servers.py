@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import configs
 from benchmarks.generators import compiled, compiler
 from benchmarks.process import ROOT, Running
+from netsvc.limits import DEFAULTS
 
 __all__ = ["CHAT", "DATAGRAM", "FILES", "FILES_CONTROL", "NETSVC", "STREAM", "WORKERS", "Server", "Site", "start"]
 
@@ -135,11 +136,25 @@ def _python(module: str, *words: str) -> Callable[[Site], Sequence[str]]:
     return lambda site: [sys.executable, "-m", module, *(word.format(port=site.port) for word in words)]
 
 
+#: What users have by default, lifted; and everything that can be limited, none of it so far that the load meets it.
+_NO_LIMITS = [word for name in DEFAULTS for word in ("--limit", f"{name}=none")]
+_FAR = {
+    **dict.fromkeys(("connections", "sessions", "perip", "burst", "peripburst"), "1000000"),
+    **dict.fromkeys(("rate", "periprate", "datagrams"), "1000000"),
+    **dict.fromkeys(("read", "write", "readall", "writeall"), "1000G"),
+    **dict.fromkeys(("handshake", "idle", "sessionidle", "life"), "3600"),
+    **{"pause": "1", "allow": "127.0.0.0/8", "deny": "192.0.2.0/24", "hours": "00:00-24:00", "amplify": "1"},
+}
+_EVERY_LIMIT = [word for name, value in _FAR.items() for word in ("--limit", f"{name}={value}")]
+
+
 def _bare(kind: str, netsvc_option: str) -> tuple[Server, ...]:
     datagram = kind == "datagram"
     twisted, asyncio = "benchmarks.peers.twisted_echo", "benchmarks.peers.asyncio_echo"
     return (
         Server(NETSVC, _netsvc(netsvc_option, "{address}"), datagram=datagram),
+        Server("netsvc, no limits", _netsvc(*_NO_LIMITS, netsvc_option, "{address}"), datagram=datagram),
+        Server("netsvc, every limit", _netsvc(*_EVERY_LIMIT, netsvc_option, "{address}"), datagram=datagram),
         Server("Twisted", _python(twisted, kind, "{port}"), datagram=datagram),
         Server("netsvc's reactor", _python(twisted, kind, "{port}", "netsvc"), datagram=datagram),
         Server("asyncio", _python(asyncio, kind, "{port}", "asyncio"), datagram=datagram),

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import os
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
-from netsvc.address import Address, parse_address
-from netsvc.adhoc import adhoc_service
+from netsvc.config import read_config
 from netsvc.discovery import Catalogue, nearest
-from netsvc.errors import MistakeError, PluginError
-from netsvc.interfaces import INetworkService, Kind
-from netsvc.listeners import check_address
-from netsvc.plan import DEFAULT_DRAIN, MOST_WORKERS, Listener, Plan, ServiceUse, undivided
-from netsvc.settings import declared_settings, parse_settings, seconds, whole_number
+from netsvc.draft import PROCESS, Draft, Written, load_use
+from netsvc.errors import MistakeError
+from netsvc.interfaces import INetworkService
+from netsvc.plan import DEFAULT_DRAIN, Plan
+from netsvc.settings import declared_settings
 from netsvc.text import escape
 
-__all__ = ["EXAMPLES", "SHORTHANDS", "load_use", "read_arguments", "survey_arguments"]
+__all__ = ["EXAMPLES", "OF_MANY", "OPTIONS", "SHORTHANDS", "in_order", "load_use", "read_arguments", "survey_arguments"]
 
 #: Echo is the default service.
 SHORTHANDS = {"tcp": "echo-tcp", "udp": "echo-udp"}
 
 EXAMPLES = ("--tcp 9001 --udp 9001", "--chat 9002", "--files 9003 --files-root ./public")
 
-_LONGEST_DRAIN = 86400
+#: The options that are no service's: their form, default, and line of help.
+OPTIONS = (
+    *((f"--{short} ADDRESS", "", f"Short for --{whole}") for short, whole in SHORTHANDS.items()),
+    ("--serve TARGET=ADDRESS", "", "Run a class straight from a file or module: ./my.py:MyProtocol=9001"),
+    ("--with WORDS", "", 'Run another twistd plugin as well: "web --listen tcp:8080 --path public"'),
+    ("--config FILE", "", "Read this file first; netsvc init writes one"),
+    ("--drain SECONDS", f"{DEFAULT_DRAIN:g}", "How long conversations have to end when the process stops"),
+    ("--workers NUMBER", "1", "How many processes serve, on the same ports; auto: one for each core"),
+    ("--limit NAME=VALUE", "", "Set a limit for the whole process; the limits are at the end of this page"),
+    ("--list", "", "Show the services, their protocols and options, and where each comes from, and exit"),
+    ("--version", "", "Show the version and exit"),
+    ("--help", "", "Show this page and exit"),
+)
 
 #: Options of twistd itself, which go before the plugin's name.
 _TWISTDS = {
@@ -35,10 +45,11 @@ _TWISTDS = {
 #: Options that show something and end the command, before any other word is read.
 _PAGES = ("help", "list", "version")
 
+#: Options of the process, whatever it runs, and those that the command of one service does not have.
+_OF_PROCESS = ("drain", "workers", "limit")
+OF_MANY = ("serve", "with", "config")
 
-def load_use(use: ServiceUse, catalogue: Catalogue) -> INetworkService:
-    """Load the service that a plan names. Raises `PluginError`."""
-    return adhoc_service(use.service) if use.adhoc else catalogue.load(use.service)
+_EMBEDDED = 'write a twistd plugin and its options as one word: --with "web --listen tcp:8080 --path public"'
 
 
 def read_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None = None) -> Plan:
@@ -54,60 +65,94 @@ def read_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None
 
 
 def survey_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None = None) -> tuple[Plan, list[str]]:
-    """Read `words` as `read_arguments` does; return the plan of what is right in them, and every mistake."""
-    reader = _Reader(catalogue, alone)
-    reader.read(words)
-    reader.judge()
-    return reader.plan(), list(dict.fromkeys(reader.mistakes))
+    """Read `words` as `read_arguments` does; return the plan of what is right in them, and every mistake.
+
+    A `--config` file is read anew each time. What the words say is added to it, and wins over it.
+    """
+    draft = Draft(catalogue, alone)
+    files = [] if alone else list(_values(words, "config"))
+    if len(files) > 1:
+        draft.mistakes.append("--config is given twice: one file has all")
+    for file in filter(None, files[:1]):
+        read_config(file, draft)
+    _Reader(draft).read(words)
+    draft.judge()
+    plan = draft.plan()
+    if not (plan.listeners or plan.twistd or draft.mistakes):
+        draft.mistakes.append(_nothing_to_run(alone, files))
+    return plan, in_order(MistakeError(draft.mistakes).mistakes, words)
 
 
-@dataclass
+def in_order(mistakes: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Sort the mistakes in the words' `--config` file by line, before all others; leave out what is said twice."""
+    files = list(_values(words, "config"))
+
+    def line(mistake: str) -> float:
+        found = re.match(rf"{re.escape(escape(files[0]))}:(\d+): ", mistake) if files else None
+        return int(found[1]) if found else math.inf
+
+    return sorted(dict.fromkeys(mistakes), key=line)
+
+
+def _nothing_to_run(alone: str | None, files: Sequence[str]) -> str:
+    if files:
+        return f"{escape(files[0])}: nothing to run; write [services.echo] and below it tcp = 9001, for example"
+    command = f"twistd -n netsvc-{alone}" if alone else "twistd -n netsvc"
+    examples = ("9001",) if alone else EXAMPLES
+    return f"nothing to run; for example: {'  or  '.join(f'{command} {each}' for each in examples)}"
+
+
+def _values(words: Sequence[str], name: str) -> Iterator[str]:
+    """Find the values of an option, before it is known which other options take one."""
+    for place, word in enumerate(words):
+        if word.startswith(f"--{name}="):
+            yield word.partition("=")[2]
+        elif word == f"--{name}" and place + 1 < len(words) and not words[place + 1].startswith("--"):
+            yield words[place + 1]
+
+
 class _Reader:
-    catalogue: Catalogue
-    alone: str | None
-    uses: dict[str, ServiceUse] = field(default_factory=dict)
-    listeners: list[Listener] = field(default_factory=list)
-    drain: float = DEFAULT_DRAIN
-    workers: int = 1
-    mistakes: list[str] = field(default_factory=list)
+    """Reads words into a draft, which has what was in a file already."""
 
-    _settings: dict[str, dict[str, object]] = field(default_factory=dict)
-    _loaded: dict[str, INetworkService | None] = field(default_factory=dict)
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._alone = draft.alone
+        self._declared: dict[str, dict[str, bool]] = {}
 
-    def plan(self) -> Plan:
-        return Plan(self.uses, tuple(self.listeners), self.drain, self.workers)
+    def _mistake(self, line: str) -> None:
+        self._draft.mistakes.append(line)
 
     def read(self, words: Sequence[str]) -> None:
-        pending = list(words)
+        pending = list(reversed(words))
         while pending:
-            word = pending.pop(0)
+            word = pending.pop()
             if not word.startswith("--"):
                 self._read_bare_word(word)
                 continue
             name, equals, value = word[2:].partition("=")
             given: str | None = value if equals else None
-            if given is None and not self._is_flag(name) and pending and not pending[0].startswith("--"):
-                given = pending.pop(0)
+            if given is None and not self._is_flag(name) and pending and not pending[-1].startswith("--"):
+                given = pending.pop()
             self._read_option(name, given)
 
     def _read_bare_word(self, word: str) -> None:
         if len(word) > 1 and word.startswith("-"):
-            self.mistakes.append(f"{escape(word)} is no option here; those of twistd go before the plugin's name")
-        elif self.alone is not None:
-            self._listen(self.alone, "", word, word)
+            self._mistake(f"{escape(word)} is no option here; those of twistd go before the plugin's name")
+        elif self._alone is not None:
+            self._draft.listen(self._alone, "", word, Written(escape(word)))
         else:
-            self.mistakes.append(
+            self._mistake(
                 f"{escape(word) or 'an empty word'}: what is that? Write --<service> ADDRESS, such as --tcp 9001"
             )
 
     def _split(self, name: str) -> tuple[str, str] | None:
         """Split an option's name into the service's name and what follows it."""
-        if self.alone is not None:
-            return self.alone, name
+        if self._alone is not None:
+            return self._alone, name
         name = SHORTHANDS.get(name, name)
         services = [
             service
-            for service in self.catalogue.services
+            for service in self._draft.names()
             if name == service or (name.startswith(f"{service}-") and name != f"{service}-")
         ]
         if not services:
@@ -115,175 +160,90 @@ class _Reader:
         service = max(services, key=len)
         return service, name[len(service) + 1 :]
 
-    def _load(self, name: str) -> INetworkService | None:
-        if name not in self._loaded:
-            try:
-                self._loaded[name] = self.catalogue.load(name)
-            except PluginError as error:
-                self.mistakes += error.mistakes
-                self._loaded[name] = None
-        return self._loaded[name]
-
-    def _flags_and_values(self, service: INetworkService) -> dict[str, bool]:
-        return {setting.name: setting.flag for setting in declared_settings(service.options)}
+    def _flags_and_values(self, service: INetworkService, key: str) -> dict[str, bool]:
+        """Say of each option of a service whether it is a flag."""
+        if key not in self._declared:
+            self._declared[key] = {setting.name: setting.flag for setting in declared_settings(service.options)}
+        return self._declared[key]
 
     def _is_flag(self, name: str) -> bool:
         parts = self._split(name)
-        service = self._load(parts[0]) if parts else None
-        return bool(service and parts and self._flags_and_values(service).get(parts[1]))
+        service = self._draft.service(parts[0]) if parts else None
+        return bool(service and parts and self._flags_and_values(service, parts[0]).get(parts[1]))
 
     def _read_option(self, name: str, value: str | None) -> None:
         parts = self._split(name)
         if name in _PAGES:
-            self.mistakes.append(f"--{name} takes no value")
-        elif name == "drain":
-            self._read_drain(value)
-        elif name == "workers":
-            self._read_workers(value)
-        elif name == "serve" and self.alone is None:
-            self._serve(value)
+            self._mistake(f"--{name} takes no value")
+        elif name in _OF_PROCESS or (name in OF_MANY and self._alone is None):
+            self._read_own_option(name, value)
         elif parts is None and name in _TWISTDS:
-            self.mistakes.append(f"--{name} is an option of twistd: write it before the plugin's name")
+            self._mistake(f"--{name} is an option of twistd: write it before the plugin's name")
         elif parts is None:
-            known = [*self.catalogue.services, *SHORTHANDS, "drain", "workers", "serve", "list", "help"]
+            known = [*self._draft.names(), *SHORTHANDS, *_OF_PROCESS, *OF_MANY, "list", "help"]
             # A mistyped service shows in its first word, a mistyped protocol or option in the whole.
             hint = nearest(name, known, "--") or nearest(name.partition("-")[0], known, "--")
-            self.mistakes.append(f"--{escape(name)}: there is no such option, and no service of that name{hint}")
-            self.mistakes += self.catalogue.problems
-        elif service := self._load(parts[0]):
+            self._mistake(f"--{escape(name)}: there is no such option, and no service of that name{hint}")
+            self._draft.mistakes += self._draft.catalogue.problems
+        elif service := self._draft.service(parts[0]):
             self._read_service_option(service, parts[0], parts[1], name, value)
 
-    def _read_service_option(self, service: INetworkService, key: str, rest: str, name: str, value: str | None) -> None:
-        declared = self._flags_and_values(service)
-        if (not rest and self.alone is None) or rest in service.protocols:
+    def _read_own_option(self, name: str, value: str | None) -> None:
+        written = Written(f"--{name}")
+        if name == "serve":
+            self._serve(value or "")
+        elif name == "limit":
+            self._limit(PROCESS, name, value)
+        elif name == "with":
             if value is None:
-                self.mistakes.append(f"--{name} needs an address, such as --{name} 9001")
+                self._mistake(f"--with needs a value; {_EMBEDDED}")
             else:
-                self._listen(key, rest, value, f"--{name} {value}")
+                self._draft.embed(value, written)
+        elif name == "config":
+            # It has been read.
+            if not value:
+                self._mistake("--config needs the name of a file; netsvc init writes one")
+        elif name == "workers":
+            self._draft.workers(value or "", written)
+        elif value is None:
+            self._mistake(f"--{name} needs a value")
+        else:
+            self._draft.drain(value, written)
+
+    def _read_service_option(self, service: INetworkService, key: str, rest: str, name: str, value: str | None) -> None:
+        declared = self._flags_and_values(service, key)
+        if (not rest and self._alone is None) or rest in service.protocols:
+            if value is None:
+                self._mistake(f"--{name} needs an address, such as --{name} 9001")
+            else:
+                self._draft.listen(key, rest, value, Written(f"--{name}").valued(value))
         elif rest in declared:
             if value is None and not declared[rest]:
-                self.mistakes.append(f"--{name} needs a value")
+                self._mistake(f"--{name} needs a value")
             elif value is not None and declared[rest]:
-                self.mistakes.append(f"--{name} takes no value")
+                self._mistake(f"--{name} takes no value")
             else:
-                self._settings.setdefault(key, {})[rest] = True if value is None else value
+                self._draft.option(key, rest, True if value is None else value, Written(f"--{name}"))
+        elif rest == "limit":
+            self._limit(key, name, value)
         else:
-            prefix = "--" if self.alone else f"--{key}-"
-            known = [*service.protocols, *declared, *(["drain", "workers"] if self.alone else [])]
+            prefix = "--" if self._alone else f"--{key}-"
+            known = [*service.protocols, *declared, *(_OF_PROCESS if self._alone else ["limit"])]
             hint = nearest(rest, known, prefix)
-            self.mistakes.append(f"--{escape(name)}: {key} has no protocol and no option of that name{hint}")
+            self._mistake(f"--{escape(name)}: {key} has no protocol and no option of that name{hint}")
 
-    def _read_drain(self, value: str | None) -> None:
-        if value is None:
-            self.mistakes.append("--drain needs a value")
+    def _limit(self, key: str, option: str, value: str | None) -> None:
+        name, equals, limit = (value or "").partition("=")
+        if not (name and equals):
+            self._mistake(f"--{option} {escape(value or '')}: write NAME=VALUE, such as --{option} perip=20")
             return
-        try:
-            self.drain = seconds(0, _LONGEST_DRAIN)(value)
-        except ValueError as error:
-            self.mistakes.append(f"--drain {escape(value)}: {error}")
+        self._draft.limit(key, name, limit, Written(f"--{option} {escape(name)}"))
 
-    def _read_workers(self, value: str | None) -> None:
-        if value == "auto":
-            self.workers = min(MOST_WORKERS, _usable_cores())
-            return
-        try:
-            self.workers = whole_number(1, MOST_WORKERS)(value)
-        except ValueError as error:
-            self.mistakes.append(f"--workers {escape(value or '')}: {error}, or auto: one for each core")
-
-    def _serve(self, value: str | None) -> None:
-        reference, equals, address = (value or "").partition("=")
+    def _serve(self, value: str) -> None:
+        reference, equals, address = value.partition("=")
         if not (equals and address and reference.rpartition(":")[0] and reference.rpartition(":")[2]):
-            self.mistakes.append(
-                f"--serve {escape(value or '')}: write PATH_OR_MODULE:NAME=ADDRESS, such as ./my.py:MyProtocol=9001"
+            self._mistake(
+                f"--serve {escape(value)}: write PATH_OR_MODULE:NAME=ADDRESS, such as ./my.py:MyProtocol=9001"
             )
-            return
-        if reference not in self._loaded:
-            try:
-                self._loaded[reference] = adhoc_service(reference)
-            except PluginError as error:
-                self.mistakes += error.mistakes
-                self._loaded[reference] = None
-        if self._loaded[reference]:
-            self.uses.setdefault(reference, ServiceUse(reference, adhoc=True))
-            self._listen(reference, "", address, f"--serve {value}")
-
-    def _listen(self, key: str, protocol: str, text: str, written: str) -> None:
-        service = self._loaded.get(key) or self._load(key)
-        if service is None:
-            return
-        protocol = protocol or next(iter(service.protocols))
-        kind: Kind = service.protocols[protocol]
-        self.uses.setdefault(key, ServiceUse(key))
-        try:
-            address = parse_address(text, kind)
-            check_address(address)
-        except ValueError as error:
-            self.mistakes.append(f"{escape(written)}: {error}")
-        else:
-            self.listeners.append(Listener(key, protocol, address))
-
-    def judge(self) -> None:
-        """Judge what only the whole shows."""
-        for key, settings in self._settings.items():
-            if key not in self.uses:
-                cure = "an ADDRESS" if self.alone else f"--{key} ADDRESS"
-                self.mistakes += [
-                    f"--{self._written(key, name)} is set, but {key} listens nowhere: add {cure}" for name in settings
-                ]
-        for key, use in list(self.uses.items()):
-            self.uses[key] = ServiceUse(use.service, self._settings.get(key, {}), use.adhoc)
-            service = self._loaded[key]
-            assert service is not None
-            try:
-                parse_settings(service.options, self.uses[key].settings, self._writer(key))
-            except MistakeError as error:
-                self.mistakes += error.mistakes
-                del self.uses[key]
-        self.mistakes += _clashes(self.listeners)
-        self.mistakes += undivided(
-            self.plan(), {key: service for key, service in self._loaded.items() if key in self.uses and service}
-        )
-        if not self.listeners and not self.mistakes:
-            command = f"twistd -n netsvc-{self.alone}" if self.alone else "twistd -n netsvc"
-            examples = ("9001",) if self.alone else EXAMPLES
-            self.mistakes.append(f"nothing to run; for example: {'  or  '.join(f'{command} {e}' for e in examples)}")
-
-    def _written(self, key: str, name: str) -> str:
-        return name if self.alone else f"{key}-{name}"
-
-    def _writer(self, key: str) -> Callable[[str], str]:
-        return lambda name: f"--{self._written(key, name)}"
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _clashes(listeners: Sequence[Listener]) -> Iterator[str]:
-    """Find the ports that are asked for twice."""
-    for place, one in enumerate(listeners):
-        for other in listeners[:place]:
-            if _overlap(one.address, other.address):
-                yield (
-                    f"{one.address.text} is asked for twice: by {other.use} {other.protocol} "
-                    f"and by {one.use} {one.protocol}"
-                )
-
-
-def _covers(one: Address, other: Address) -> bool:
-    """Tell whether `one` takes every interface that `other` may name. Names are not resolved here."""
-    if one.host is None or other.host is None:
-        return True
-    if ":" in other.host:
-        return one.host == "::"
-    return one.host == "0.0.0.0" and re.fullmatch(r"[0-9.]+", other.host) is not None
-
-
-def _overlap(one: Address, other: Address) -> bool:
-    if one.kind != other.kind:
-        return False
-    if one.port and other.port:
-        return one.port == other.port and (one.host == other.host or _covers(one, other) or _covers(other, one))
-    # Port 0 is another one each time.
-    return one.scheme != "inet" and one.text == other.text and not re.search("[:=]0+(:|$)", one.text)
+        elif self._draft.serve(reference):
+            self._draft.listen(reference, "", address, Written("--serve").valued(value))

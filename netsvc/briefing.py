@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from netsvc.plan import Plan
 
-__all__ = ["FIRST_SOCKET", "ORDERS", "REPORTS", "Briefing"]
+__all__ = ["FIRST_SOCKET", "ORDERS", "REPORTS", "Briefing", "Retirement"]
 
 #: Descriptors of a worker: what it is told, what it reports, and the first of the sockets that it inherits.
 ORDERS, REPORTS, FIRST_SOCKET = 3, 4, 5
@@ -21,7 +22,7 @@ class Briefing:
 
     `reactor` is the module whose `install()` it calls; `search_path` is `sys.path`, and `python_path` the
     environment's PYTHONPATH if it has one. For each listener of the plan, in its order, `descriptors` has those of
-    its sockets, and `key_files` what `netsvc.keyfiles` read.
+    its sockets, and `key_files` what `netsvc.keyfiles` read. One that is `held` takes nothing before it is told to.
     """
 
     plan: Plan
@@ -30,6 +31,7 @@ class Briefing:
     python_path: str | None
     descriptors: tuple[tuple[int, ...], ...]
     key_files: tuple[Mapping[str, str], ...]
+    held: bool = False
 
     def to_line(self) -> bytes:
         """Write it as one line."""
@@ -41,3 +43,26 @@ class Briefing:
         briefing = pickle.loads(base64.b64decode(line))  # noqa: S301
         assert isinstance(briefing, cls)
         return briefing
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """What a worker is told when another takes its place. Listeners are numbers, their places in its plan.
+
+    Of those that are `closed` nobody else has the sockets, and the connections of those that are `drained` have
+    `seconds` to end.
+    """
+
+    closed: tuple[int, ...]
+    drained: tuple[int, ...]
+    seconds: float
+
+    def to_line(self) -> bytes:
+        """Write it as one order."""
+        return b"retire " + json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_words(cls, words: bytes) -> Retirement:
+        """Read what follows `retire` in an order."""
+        read = json.loads(words)
+        return cls(tuple(read["closed"]), tuple(read["drained"]), read["seconds"])

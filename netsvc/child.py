@@ -67,8 +67,12 @@ class Child(ProcessProtocol):
 
     def force(self) -> None:
         """Have it cut all conversations short."""
-        if ORDERS in self.transport.pipes:
-            self.transport.writeToChild(ORDERS, b"force\n")
+        self.order(b"force\n")
+
+    def order(self, line: bytes) -> None:
+        """Give it an order, if it is still there to take it."""
+        if self.transport is not None and ORDERS in self.transport.pipes:
+            self.transport.writeToChild(ORDERS, line)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Take in what it says."""

@@ -26,9 +26,12 @@ from netsvc.service import ServicePlugin
 from netsvc.settings import declared_settings
 from netsvc.text import escape
 
-__all__ = ["ANYTHING", "Catalogue", "Found", "describe", "discover", "nearest"]
+__all__ = ["ANYTHING", "RESERVED", "Catalogue", "Found", "describe", "discover", "nearest"]
 
 GROUP = "netsvc.services"
+
+#: What no protocol and no option can be called: `--<service>-limit`, and keys of a service in a configuration file.
+RESERVED = frozenset({"limit", "limits", "listen", "serve", "service"})
 
 #: What somebody else's module may raise while it is imported; a script without `if __name__` exits.
 ANYTHING = (Exception, SystemExit)
@@ -73,6 +76,13 @@ class Found:
                 [
                     f"service {self.name} has a protocol and an option called {both}, and --{self.name}-{both} cannot "
                     f"be both (from {self.origin}); rename one of them"
+                ]
+            )
+        for word in RESERVED & {*service.protocols, *(setting.name for setting in declared_settings(service.options))}:
+            raise PluginError(
+                [
+                    f"service {self.name} has a protocol or an option called {word}, which is a word of netsvc's own "
+                    f"(from {self.origin}); rename it"
                 ]
             )
         return service

@@ -53,7 +53,13 @@ class Context:
 
 
 class IServiceInstance(Interface):
-    """A service built for one plan: a fresh core and the protocols over it."""
+    """A service built for one plan: a fresh core and the protocols over it.
+
+    It may have a method `reconfigure(options) -> bool` as well. A reload calls it with options that have changed:
+    True says that they hold for all that comes from now on, on the core that is there. Without it, or if it returns
+    False, a fresh instance serves the new connections, and this one those that it has, until the last has ended; so
+    a chat, whose members must not be parted, needs it. It may be called with the old options again, to undo that.
+    """
 
     def protocol(name: str) -> Any:
         """Build protocol `name` for one more listener.
@@ -85,8 +91,14 @@ class IServiceInstance(Interface):
 class INetworkService(IPlugin):
     """A named service that netsvc can run.
 
-    One that has an attribute `parallel`, and it is true, may run in several processes at once (`--workers`),
-    each with a core of its own. One UDP peer stays with one of them; connections go to any.
+    Some attributes may be there or not:
+
+    - `parallel`, true: it may run in several processes at once (`--workers`), each with a core of its own. One UDP
+      peer stays with one of them; connections go to any.
+    - `limits`: defaults of its own for the limits of its listeners, by the names of `netsvc.limits.LIMITS`, where
+      those of every service do not fit. What a user sets goes before them.
+    - `verifies_peers`, true: its datagram protocols make sure that a peer is where it says it is before they send it
+      more than it has sent. All others are kept from it (`amplify`). An instance may have it in its service's place.
     """
 
     name: str = Attribute("Lower-case letters, digits and hyphens; also the name of its command line option.")

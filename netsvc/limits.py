@@ -219,10 +219,12 @@ def show_limit(value: Any) -> str:
 def in_force(levels: Sequence[Limits], name: str) -> tuple[Any, bool]:
     """Return the value of a limit that is not shared, and whether it only reports.
 
-    `levels` are those of the process, the service and the listener, in this order.
+    `levels` are those of the process, the service and the listener, in this order. It reports only if its own level
+    says so, or a nearer one does.
     """
+    reported: frozenset[str] = frozenset()
     for level in reversed(levels):
+        reported |= level.get("dryrun") or frozenset()
         if name in level:
-            reported = level.get("dryrun") or ()
             return level[name], name in reported or "all" in reported
     return None, False

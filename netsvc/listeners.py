@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from OpenSSL.SSL import RECEIVED_SHUTDOWN
 from twisted.internet import udp
-from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import _SystemdParser, serverFromString
 from twisted.internet.error import CannotListenError, ConnectionDone
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IPullProducer
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from netsvc.address import Address
@@ -27,8 +25,10 @@ from netsvc.discovery import describe
 from netsvc.faults import explain
 from netsvc.hush import AcceptLog
 from netsvc.inherited import Inherited
+from netsvc.proxy import ProxyFactory
 from netsvc.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
 from netsvc.text import escape
+from netsvc.tls import Certificates, TLSTransport, check_tls
 
 __all__ = ["ListenError", "Listening", "check_address", "listen"]
 
@@ -52,10 +52,14 @@ class ListenError(Exception):
 
 
 class Listening:
-    """The open port of one listener; `path` is a socket file that nobody else would remove."""
+    """The open port of one listener; `path` is a socket file that nobody else would remove.
 
-    def __init__(self, port: IListeningPort, path: str | None = None) -> None:
+    `certificates` are those of a `tls:` address.
+    """
+
+    def __init__(self, port: IListeningPort, path: str | None = None, certificates: Certificates | None = None) -> None:
         self.port = port
+        self.certificates = certificates
         #: Whether it is a socket for datagrams.
         self.datagrams = isinstance(port, udp.Port)
         self._path = path
@@ -122,7 +126,9 @@ def _serves_ipv4(port: Any) -> bool:
 
 
 def check_address(address: Address) -> None:
-    """Raise `ValueError` if Twisted cannot make sense of an address. Opens no port, but reads certificates."""
+    """Raise `ValueError` if nobody can make sense of an address. Opens no port, but reads certificates."""
+    if address.tls is not None:
+        check_tls(address.tls)
     if address.kind == "stream" and address.scheme != "inet":
         _endpoint(address, None)
     elif address.scheme == "systemd":
@@ -134,32 +140,44 @@ def listen(
     address: Address,
     protocol: IProtocolFactory | AbstractDatagramProtocol,
     inherited: Inherited | None = None,
+    refused: Callable[[str, str], None] = lambda reason, host: None,
 ) -> Deferred[Listening]:
     """Open the port or ports of one address for a stream factory or a datagram protocol.
 
     With `inherited`, nothing is bound: the sockets are those. The Deferred has its result at once for every kind
     of address but those of endpoint plugins that take their time. It fails with `ListenError`.
+
+    A connection meets the PROXY header of `proxy:` first, then the factory, then the TLS of `tls:`, if the factory
+    has an attribute `envelope` for that; around any other factory stands the TLS as well. `refused` is called with a
+    reason and a host for each connection that `proxy:` refuses (`netsvc.proxy`).
     """
-    return _listen(reactor, address, protocol, inherited)
+    return _listen(reactor, address, protocol, inherited, refused)
 
 
 @inlineCallbacks
 def _listen(
-    reactor: Any, address: Address, protocol: Any, inherited: Inherited | None
+    reactor: Any, address: Address, protocol: Any, inherited: Inherited | None, refused: Callable[[str, str], None]
 ) -> Generator[Deferred[IListeningPort], Any, Listening]:
-    path = None
+    path = certificates = None
     try:
+        if address.tls is not None:
+            certificates = Certificates(address.tls, reactor)
+            if hasattr(protocol, "envelope"):
+                protocol.envelope = certificates.wrap
+            else:
+                protocol = certificates.wrap(protocol)
+        if address.proxy is not None and address.scheme == "inet":
+            protocol = ProxyFactory(protocol, address.proxy, reactor, refused)
         if inherited and (address.scheme == "inet" or address.kind == "datagram"):
             port = inherited.adopt(reactor, protocol)
         elif address.scheme == "inet":
             port = adopt(reactor, bound_socket(address), protocol)
         elif address.kind == "stream":
-            port = yield _endpoint(address, inherited.over(reactor) if inherited else reactor).listen(protocol)
-            factory = getattr(port, "factory", None)
-            if isinstance(factory, TLSMemoryBIOFactory):
-                factory.protocol = _TLSTransport
-            elif isinstance(factory, HAProxyWrappingFactory):
-                factory.protocol = _ProxiedTransport  # type: ignore[assignment]
+            opening = _endpoint(address, inherited.over(reactor) if inherited else reactor).listen(protocol)
+            if address.proxy is not None:
+                _expect_headers(opening, address, reactor, refused)
+            port = yield opening
+            _use_own_transports(getattr(port, "factory", None))
         elif address.scheme == "unixgram":
             path = address.arguments["path"]
             port = adopt(reactor, bound_unix_datagram(path, int(address.arguments.get("mode", "666"), 8)), protocol)
@@ -173,27 +191,32 @@ def _listen(
     if hasattr(port, "numberAccepts"):
         accepting: Any = port
         accepting._logger = Logger(namespace=_log.namespace, observer=AcceptLog(reactor, _log))
-    return Listening(port, path)
+    return Listening(port, path, certificates)
 
 
-class _TLSTransport(BufferingTLSTransport):
-    """Twisted's TLS transport, for clients that say farewell (close_notify) before they have got everything.
+def _expect_headers(
+    opening: Deferred[Any], address: Address, reactor: Any, refused: Callable[[str, str], None]
+) -> None:
+    """Put the PROXY header before whatever an endpoint has made of the factory. Raises `ValueError` if it cannot."""
+    port: Any = getattr(opening, "result", None) if opening.called else None
+    if isinstance(port, Failure):
+        return
+    if address.proxy is None or not hasattr(port, "factory"):
+        # A connection could come first, and be served without a header.
+        opening.addCallback(lambda port: port.stopListening())
+        opening.addErrback(lambda failure: None)
+        raise ValueError(f"proxy: cannot stand before {address.scheme}:; use tcp: or another endpoint of Twisted's")
+    port.factory = ProxyFactory(port.factory, address.proxy, reactor, refused)
 
-    Twisted answers with a farewell of ours, at once, as TLS 1.2 asks (RFC 5246, section 7.2.1). A client of
-    TLS 1.3 may go on to read (RFC 8446, section 6.1), and takes what it has got by then for the whole.
-    """
 
-    def _shutdownTLS(self) -> None:
-        if self._tlsConnection.get_shutdown() & RECEIVED_SHUTDOWN and not self.disconnecting:
-            # What was written in this turn waits there for more.
-            self._aggregator.flush()
-            producer = None if self._producer is None else self._producer._producer
-            if isinstance(producer, _PullToPush) or IPullProducer.providedBy(producer):
-                # There would be more to send, and no way to do so.
-                inner: Any = self.transport
-                inner.abortConnection()
-                return
-        super()._shutdownTLS()
+def _use_own_transports(factory: Any) -> None:
+    """Have what Twisted put around a factory use transports that do what its own do not."""
+    if isinstance(factory, ProxyFactory):
+        _use_own_transports(factory.factory)
+    elif isinstance(factory, TLSMemoryBIOFactory):
+        factory.protocol = TLSTransport
+    elif isinstance(factory, HAProxyWrappingFactory):
+        factory.protocol = _ProxiedTransport  # type: ignore[assignment]
 
 
 class _ProxiedTransport(HAProxyProtocolWrapper):
@@ -213,7 +236,7 @@ class _ProxiedTransport(HAProxyProtocolWrapper):
 
 
 def _endpoint(address: Address, reactor: Any) -> Any:
-    text = address.text
+    text = address.place
     if address.scheme in _WITH_BACKLOG and ":backlog=" not in text:
         text = f"{text}:backlog={BACKLOG}"
     try:

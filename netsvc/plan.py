@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from netsvc.address import Address
 from netsvc.interfaces import INetworkService
 from netsvc.limits import Limits
+from netsvc.text import escape
 
 __all__ = ["DEFAULT_DRAIN", "MOST_WORKERS", "Listener", "Plan", "ServiceUse", "TwistdUse", "undivided"]
 
@@ -20,22 +21,31 @@ MOST_WORKERS = 256
 
 @dataclass(frozen=True)
 class Listener:
-    """One protocol bound to one address. `use` is the key of the `ServiceUse` it belongs to."""
+    """One protocol bound to one address. `use` is the key of the `ServiceUse` it belongs to.
+
+    `limits` has those of a `guard:` as well, and `address` no longer does. `place` begins a line about the listener
+    if it stands in a file: `netsvc.toml:7: services.echo.tcp: `. So does that of a `ServiceUse` and a `TwistdUse`.
+    """
 
     use: str
     protocol: str
     address: Address
     limits: Limits = field(default_factory=dict, hash=False)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class ServiceUse:
-    """A service with its settings. `service` is its name, or `PATH_OR_MODULE:NAME` for `--serve`."""
+    """A service with its settings. `service` is its name, or `PATH_OR_MODULE:NAME` for `--serve`.
+
+    `limits` are without the service's own defaults.
+    """
 
     service: str
     settings: Mapping[str, object] = field(default_factory=dict)
     adhoc: bool = False
     limits: Limits = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,13 +54,15 @@ class TwistdUse:
 
     words: tuple[str, ...]
     limits: Limits = field(default_factory=dict, hash=False)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What shall run. Listeners in the order they were asked for; `drain` in seconds; `workers` processes.
 
-    `limits` are those of the process, without the defaults.
+    `limits` are those of the process, without the defaults. `config` is the absolute path of the configuration file
+    that was read, if one was, and `place` begins a line about a file that the process's limits name.
     """
 
     uses: Mapping[str, ServiceUse]
@@ -59,6 +71,8 @@ class Plan:
     workers: int = 1
     limits: Limits = field(default_factory=dict)
     twistd: tuple[TwistdUse, ...] = ()
+    config: str | None = field(default=None, compare=False)
+    place: str = field(default="", compare=False)
 
 
 def undivided(plan: Plan, services: Mapping[str, INetworkService], platform: str = sys.platform) -> list[str]:
@@ -67,14 +81,21 @@ def undivided(plan: Plan, services: Mapping[str, INetworkService], platform: str
         return []
     if platform != "linux":
         return [f"--workers {plan.workers}: needs Linux, whose kernel divides what comes among processes"]
-    return [
-        f"--workers {plan.workers}: {key} may not run in several processes, as it does not declare parallel=True; "
-        "run it in a netsvc of its own, without --workers"
+    cure = "run it in a netsvc of its own, without --workers"
+    reasons = [
+        f"{key} may not run in several processes, as it does not declare parallel=True; {cure}"
         for key, service in services.items()
         # A plugin that is no `netsvc.service.Service` need not have the attribute.
         if not getattr(service, "parallel", False)
-    ] + [
-        f"--workers {plan.workers}: {each.address.text} is one stream, and cannot be shared by several processes"
+    ]
+    reasons += [
+        f"{each.address.text} is one stream, and cannot be shared by several processes"
         for each in plan.listeners
         if each.address.scheme == "stdio"
     ]
+    # It binds its ports where it runs: the second worker would find them in use.
+    reasons += [
+        f"{escape(each.words[0])} opens its own ports, which several processes cannot share; {cure}"
+        for each in plan.twistd
+    ]
+    return [f"--workers {plan.workers}: {reason}" for reason in reasons]

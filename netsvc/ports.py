@@ -13,7 +13,7 @@ from zope.interface import directlyProvides, providedBy
 
 from netsvc.address import Address
 from netsvc.hush import hushed
-from netsvc.inherited import SharedPort
+from netsvc.inherited import Inherited, SharedPort
 from netsvc.listeners import ListenError, Listening, listen
 from netsvc.sockets import BACKLOG
 
@@ -35,12 +35,14 @@ class HeldPort:
         self._workers = workers
         #: For each socket of the address, the sockets that were bound beside it; none, if all share the one.
         self._beside: list[tuple[Any, list[socket.socket]]] = []
+        self._common: list[Any] = []
 
     def share(self, port: Any) -> None:
         """Let all workers have the socket of a port."""
         # What is shut down is so for every process.
         port._shouldShutdown = False
         self._beside.append((port, []))
+        self._common.append(port)
 
     def divide(self, port: Any) -> None:
         """Bind a socket beside that of a port for each further worker. Raises `OSError`."""
@@ -52,6 +54,22 @@ class HeldPort:
         port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for _ in range(1, self._workers):
             beside.append(_bound_beside(port.socket, getattr(port, "backlog", None) or BACKLOG))
+
+    def grow(self, workers: int) -> None:
+        """Bind sockets for so many workers. They take nothing before `resize`. Raises `OSError`."""
+        for port, beside in self._beside:
+            while port not in self._common and len(beside) < workers - 1:
+                beside.append(_bound_beside(port.socket, None))
+
+    def resize(self, workers: int) -> None:
+        """Have sockets for so many workers, which `grow` has bound, and no others."""
+        for port, beside in self._beside:
+            if port not in self._common and port.socket.type == socket.SOCK_STREAM:
+                for bound in beside[self._workers - 1 : workers - 1]:
+                    bound.listen(getattr(port, "backlog", None) or BACKLOG)
+            while len(beside) > workers - 1:
+                beside.pop().close()
+        self._workers = workers
 
     def descriptors(self, worker: int) -> list[int]:
         """List the descriptors that one worker, counted from 0, shall inherit."""
@@ -66,7 +84,7 @@ class HeldPort:
             copy.close()
 
 
-def _bound_beside(first: socket.socket, backlog: int) -> socket.socket:
+def _bound_beside(first: socket.socket, backlog: int | None) -> socket.socket:
     bound = socket.socket(first.family, first.type)
     try:
         bound.setblocking(False)
@@ -77,7 +95,7 @@ def _bound_beside(first: socket.socket, backlog: int) -> socket.socket:
         if first.type == socket.SOCK_STREAM:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(first.getsockname())
-        if first.type == socket.SOCK_STREAM:
+        if first.type == socket.SOCK_STREAM and backlog is not None:
             bound.listen(backlog)
     except OSError:
         bound.close()
@@ -85,14 +103,17 @@ def _bound_beside(first: socket.socket, backlog: int) -> socket.socket:
     return bound
 
 
-def hold(reactor: Any, address: Address, workers: int) -> HeldPort:
-    """Bind the sockets of one address for several workers. Raises `ListenError`."""
+def hold(reactor: Any, address: Address, workers: int, inherited: Inherited | None = None) -> HeldPort:
+    """Bind the sockets of one address for several workers. Raises `ListenError`.
+
+    With `inherited`, the first is there already.
+    """
     idle = _Idle(reactor)
     protocol: Any = Factory() if address.kind == "stream" else DatagramProtocol()
     protocol.noisy = False
     results: list[Any] = []
     # Twisted's "starting on" would be wrong here: this process serves nothing.
-    opening = hushed(listen, idle, address, protocol)
+    opening = hushed(listen, idle, address, protocol, inherited)
     opening.addBoth(results.append)
     if not results:
         opening.cancel()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["allow_descriptors", "take_over_signals"]
+__all__ = ["allow_descriptors", "take_over_hangup", "take_over_signals"]
 
 #: Descriptors. More than any machine has ports and memory for; a hard limit may be "infinity".
 _ENOUGH = 1 << 20
@@ -49,3 +50,38 @@ def take_over_signals(reactor: Any, force: Callable[[], None]) -> None:
         if callable(original) and original is not signal.default_int_handler:
             originals[number] = original
             signal.signal(number, on_signal)
+
+
+def take_over_hangup(reactor: Any, reload: Callable[[], None], has_terminal: Callable[[], bool] | None = None) -> None:
+    """Have SIGHUP call `reload` from the reactor; several that come at once are one.
+
+    But when the terminal that the process belongs to is gone, and SIGHUP says that, it is a SIGTERM: who closes the
+    window of a server that runs in it does not want to have it for ever. Not so if SIGHUP was ignored (nohup).
+    """
+    looks = has_terminal or _has_terminal
+    had_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and looks()
+    waiting = False
+
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        nonlocal waiting
+        if had_terminal and not looks():
+            signal.raise_signal(signal.SIGTERM)
+        elif not waiting:
+            waiting = True
+            reactor.callFromThread(hung_up)
+
+    def hung_up() -> None:
+        nonlocal waiting
+        waiting = False
+        reload()
+
+    signal.signal(signal.SIGHUP, on_hangup)
+
+
+def _has_terminal() -> bool:
+    """Tell whether there is a terminal that controls this process (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

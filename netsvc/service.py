@@ -16,6 +16,7 @@ from twisted.python import usage
 from zope.interface import implementer
 
 from netsvc.interfaces import Context, INetworkService, IServiceInstance, Kind, Options
+from netsvc.limits import Limits, parse_limits
 
 __all__ = ["PlainCore", "Service", "ServicePlugin", "datagram_protocol", "stream_factory"]
 
@@ -77,13 +78,17 @@ class Service:
 
     - `core(options, context)` builds the state that all connections share; without it the core is a
       `PlainCore`. A core may have `check()`, `start()`, `drain()` and `stop()`; each does what
-      `IServiceInstance` says of the method of that name.
+      `IServiceInstance` says of the method of that name; and so does `reconfigure(options)`.
     - `streams` and `datagrams` map protocol names to what `stream_factory` and `datagram_protocol` accept.
       The first stream is the default protocol, or the first datagram where there is no stream.
     - `parallel` says that several processes may serve it at once (`--workers`), each with a core of its own.
+    - `limits` are its own defaults for the limits of its listeners: `{"idle": 86400}`, None for no limit.
+    - `verifies_peers` says that its datagram protocols send a peer no more than they got from it until they know that
+      it is where it says it is; so the host need not keep them from it. A core may have an attribute of that name,
+      which goes before this one.
 
     Raises `ValueError` for a name that could not be a command line option, one that is given to a stream and
-    a datagram protocol, or no protocol at all.
+    a datagram protocol, no protocol at all, or a limit that there is not.
     """
 
     def __init__(
@@ -96,12 +101,18 @@ class Service:
         streams: Mapping[str, Any] | None = None,
         datagrams: Mapping[str, Any] | None = None,
         parallel: bool = False,
+        limits: Limits | None = None,
+        verifies_peers: bool = False,
     ) -> None:
         self.name = name
         self.description = description
         self.options = options
         self.core = core
         self.parallel = parallel
+        self.verifies_peers = verifies_peers
+        self.limits: Limits = parse_limits(
+            {name: "none" if value is None else value for name, value in (limits or {}).items()}
+        )
         self.sources: dict[str, Any] = {**(streams or {}), **(datagrams or {})}
         self.protocols: dict[str, Kind] = {
             **dict.fromkeys(streams or {}, "stream"),
@@ -131,6 +142,14 @@ class _Instance:
     def protocol(self, name: str) -> Any:
         make = stream_factory if self._service.protocols[name] == "stream" else datagram_protocol
         return make(self._service.sources[name], self.core)
+
+    @property
+    def verifies_peers(self) -> bool:
+        return bool(getattr(self.core, "verifies_peers", self._service.verifies_peers))
+
+    @property
+    def reconfigure(self) -> Callable[[usage.Options], bool] | None:
+        return getattr(self.core, "reconfigure", None)
 
     def _call(self, method: str) -> Any:
         return getattr(self.core, method, lambda: None)()
@@ -182,6 +201,11 @@ class ServicePlugin:
     def parallel(self) -> bool:
         """Whether several processes may serve the declaration."""
         return bool(getattr(self.load(), "parallel", False))
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the declaration."""
+        return cast("Limits", getattr(self.load(), "limits", {}))
 
     def build(self, options: usage.Options, context: Context) -> IServiceInstance:
         """Build the declaration."""

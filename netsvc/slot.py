@@ -71,6 +71,14 @@ class Slot:
         if self.child is not None:
             self.child.signal("TERM")
 
+    def retire(self, order: bytes) -> None:
+        """Give the process an order after which it ends, and start no other."""
+        self._stopping = True
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        if self.child is not None:
+            self.child.order(order)
+
     def _name(self) -> str:
         pid = self.child and self.child.pid
         return f"worker {self._number} (pid {pid})" if pid else f"worker {self._number}"

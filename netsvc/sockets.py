@@ -22,13 +22,18 @@ __all__ = ["BACKLOG", "adopt", "bound_socket", "bound_unix_datagram"]
 BACKLOG = 4096
 
 
-def bound_socket(address: Address) -> socket.socket:
-    """Bind a socket of our own: Twisted's own have no say in IPV6_V6ONLY, and none for a scoped address."""
+def bound_socket(address: Address, *, beside: bool = False) -> socket.socket:
+    """Bind a socket of our own: Twisted's own have no say in IPV6_V6ONLY, and none for a scoped address.
+
+    With `beside`, others that have SO_REUSEPORT as well may have the port (socket(7)).
+    """
     kind = socket.SOCK_STREAM if address.kind == "stream" else socket.SOCK_DGRAM
     for family, place in _places(address, kind):
         bound = socket.socket(family, kind)
         try:
             bound.setblocking(False)
+            if beside:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if kind == socket.SOCK_STREAM:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

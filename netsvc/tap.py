@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from netsvc.arguments import load_use, read_arguments
 from netsvc.discovery import Catalogue, discover
 from netsvc.errors import MistakeError, StartError
 from netsvc.host import Host
+from netsvc.instances import Load
 from netsvc.pages import help_page, list_page
 from netsvc.plan import Plan
+from netsvc.reload import Reloading, from_directory
 from netsvc.textlog import LogsText
 from netsvc.workers import Workers
 
@@ -31,10 +34,14 @@ class Options(usage.Options):
 
     plan: Plan
     catalogue: Catalogue
+    #: What was read, and in which directory: it is read again when the process is to reload.
+    words: Sequence[str] = ()
+    directory: str = "."
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the words into `plan`. Raises `StartError` with a line for every mistake."""
         words = list(sys.argv[1:] if options is None else options)
+        self.words, self.directory = words, os.getcwd()
         pages = {"--help", "-h", "--version", "--list"}
         if not pages & set(words):
             # First: a plugin that imports the reactor would install Twisted's default.
@@ -67,18 +74,29 @@ def makeService(options: Options) -> IService:
     catalogue = options.catalogue
     load, warnings = partial(load_use, catalogue=catalogue), catalogue.warnings()
     if options.plan.workers == 1:
-        root: LogsText = _RootHost(options.plan, load, warnings=warnings)
+        root: _Root = _RootHost(options.plan, load, warnings=warnings)
     else:
         root = _RootWorkers(options.plan, load, warnings=warnings, reactor_chosen=_has_chosen_reactor(options))
-    root.twistd_options = options.parent
+    root.twistd_options = parent = options.parent
+    chroot = None if parent is None else parent.get("chroot")
+    root.read = from_directory(partial(_read_again, options.words, options.alone), options.directory, chroot)
     return root
 
 
-class _RootHost(LogsText, Host):
-    """A host right below the application."""
+def _read_again(words: Sequence[str], alone: str | None) -> tuple[Plan, Load]:
+    catalogue = discover()
+    return read_arguments(words, catalogue, alone), partial(load_use, catalogue=catalogue)
 
 
-class _RootWorkers(LogsText, Workers):
+class _Root(Reloading, LogsText):
+    """A service right below the application."""
+
+
+class _RootHost(_Root, Host):
+    """A host there."""
+
+
+class _RootWorkers(_Root, Workers):
     """The same of several processes."""
 
 

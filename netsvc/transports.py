@@ -17,7 +17,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet import main, tcp, unix
+from twisted.internet import error, main, tcp, unix
+from twisted.python.failure import Failure
 
 __all__ = ["BEING_FLUSHED", "FlushedMixin", "TCPConnector", "TCPPort", "UNIXConnector", "UNIXPort"]
 
@@ -213,6 +214,25 @@ class _FlushedStream(FlushedMixin):
 
 class _TCPServer(_FlushedStream, tcp.Server):
     """An accepted TCP connection."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the connection; see `IFileDescriptor.connectionLost`."""
+        # What Twisted does, but for what its reactor has done already: it has taken us out of its tables, and its
+        # two common reasons are always the same.
+        if not hasattr(self, "socket"):
+            return
+        self.disconnected = 1
+        self.connected = 0
+        if self.producer is not None:
+            self.producer.stopProducing()
+            self.producer = None
+        if self.socket.fileno() in self.reactor._selectables:
+            self.stopReading()
+        self.stopWriting()
+        self._closeSocket(reason.type is not error.ConnectionAborted)
+        protocol = self.protocol
+        del self.protocol, self.socket, self.fileno
+        protocol.connectionLost(reason)
 
 
 class _Acceptor(socket.socket):

@@ -44,6 +44,11 @@ class _BatchMixin:
     _peer: Any = None
     _whole_peer: Any = None
     _cuts_address = False
+    #: The limits of its peers, a `netsvc.guard.sessions.Sessions`, if there are any.
+    sessions: Any = None
+    #: That of the last datagram, and how many bytes of answer the datagram allows beyond what its session may be sent.
+    _session: Any = None
+    _room: float = 0
 
     def doRead(self) -> None:
         """Read a batch."""
@@ -51,6 +56,8 @@ class _BatchMixin:
 
     def read_batch(self) -> bool:
         """Read `DATAGRAMS_A_TURN` datagrams at most; return whether there may be more."""
+        if self.sessions is not None:
+            return self._read_limited()
         receive, protocol, size, cuts = self.socket.recvfrom, self.protocol, self.maxPacketSize, self._cuts_address
         for _ in range(DATAGRAMS_A_TURN):
             try:
@@ -69,6 +76,60 @@ class _BatchMixin:
             if not self.connected:
                 return False
         return True
+
+    def _read_limited(self) -> bool:
+        receive, protocol, size, cuts = self.socket.recvfrom, self.protocol, self.maxPacketSize, self._cuts_address
+        sessions = self.sessions
+        paced, plain, known = sessions.reads_paced, sessions.plain, sessions.young.get
+        for _ in range(DATAGRAMS_A_TURN):
+            try:
+                data, peer = receive(size)
+            except OSError as error:
+                self._not_read(error)
+                return False
+            self._whole_peer = peer
+            self._peer = peer = peer[:2] if cuts else peer
+            session = known(peer)
+            if session is None:
+                session = sessions.find(peer)
+                # There may be another generation now.
+                known = sessions.young.get
+                if session is None:
+                    continue
+            if paced and not sessions.may_read(session, len(data)):
+                continue
+            if self._room:
+                # The last one's answer was shorter, or there was none.
+                self._session.credit += self._room
+            self._session = session
+            # What a protocol sends most is one answer, and that no longer than what it answers.
+            self._room = len(data) if plain else sessions.room(session, len(data))
+            try:
+                protocol.datagramReceived(data, peer)
+            except BaseException:  # noqa: BLE001  (as above)
+                _log.failure("a datagram could not be taken")
+            if not self.connected:
+                return False
+        return True
+
+    def _may_send(self, size: int, addr: Any) -> bool:
+        """Tell whether the limits let a datagram go to a peer."""
+        sessions = self.sessions
+        if self._room:
+            self._session.credit += self._room
+            self._room = 0
+        session = self._session if addr is self._peer else sessions.known(addr)
+        if session is not None and session.credit >= size:
+            session.credit -= size
+        elif not sessions.overdrawn(addr, session):
+            return False
+        return session is None or not sessions.writes_paced or bool(sessions.may_write(session, size))
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Forget the peers, and close the port."""
+        if self.sessions is not None:
+            self.sessions.close()
+        super().connectionLost(reason)  # type: ignore[misc]
 
     def read_waiting(self) -> None:
         """Read what the kernel keeps for us, before the port is closed."""
@@ -109,8 +170,16 @@ class UDPPort(_BatchMixin, udp.Port):
         """Send a datagram, or drop it; see `IUDPTransport.write`."""
         try:
             if addr is self._peer and addr is not None and not self._connectedAddr:
+                if self._session is not None:
+                    room = self._room - len(datagram)
+                    if room >= 0:
+                        self._room = room
+                    elif not self._may_send(len(datagram), addr):
+                        return None
                 # An answer. It goes to the address as it came: with the scope, which a link-local one needs.
                 return self.socket.sendto(datagram, self._whole_peer)
+            if self.sessions is not None and addr is not None and not self._may_send(len(datagram), addr):
+                return None
             return super().write(datagram, addr)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ENOBUFS):
@@ -147,3 +216,9 @@ class UNIXDatagramPort(_BatchMixin, unix.DatagramPort):
         self.connected = 1
         self.socket = self._bound
         self.fileno = self.socket.fileno  # type: ignore[method-assign]
+
+    def write(self, datagram: bytes, address: Any) -> Any:  # type: ignore[override]
+        """Send a datagram, or drop it if a limit says so; see `IUNIXDatagramTransport.write`."""
+        if self.sessions is not None and not self._may_send(len(datagram), address):
+            return None
+        return super().write(datagram, address)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ from twisted.python.reflect import namedModule
 from zope.interface import implementer
 
 from netsvc.arguments import load_use
-from netsvc.briefing import ORDERS, REPORTS, Briefing
+from netsvc.briefing import ORDERS, REPORTS, Briefing, Retirement
 from netsvc.discovery import discover
 from netsvc.errors import StartError
 from netsvc.host import Host
@@ -33,6 +33,9 @@ from netsvc.keyfiles import with_key_files
 from netsvc.reports import LineCutter, log_report, report
 
 __all__ = ["Orders", "Reporter", "main", "serve"]
+
+#: Bytes: room for the numbers of thousands of listeners.
+LONGEST_ORDER = 1 << 16
 
 
 class Reporter:
@@ -62,14 +65,23 @@ class _Log:
 
 
 class Orders(FileDescriptor):
-    """Reads the pipe of orders: `force` is one, and its end says that the process that started us is gone."""
+    """Reads the pipe of orders; its end says that the process that started us is gone.
 
-    def __init__(self, reactor: Any, descriptor: int, force: Callable[[], None], orphaned: Callable[[], None]) -> None:
+    An order is a line: a word, which `orders` has, and what that order is given.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        descriptor: int,
+        orders: Mapping[bytes, Callable[[bytes], None]],
+        orphaned: Callable[[], None],
+    ) -> None:
         super().__init__(reactor)
         self._descriptor = descriptor
-        self._force = force
+        self._orders = orders
         self._orphaned = orphaned
-        self._lines = LineCutter(100)
+        self._lines = LineCutter(LONGEST_ORDER)
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -81,8 +93,9 @@ class Orders(FileDescriptor):
         if not data:
             return CONNECTION_DONE
         for line in self._lines.feed(data):
-            if line == b"force":
-                self._force()
+            word, _, rest = line.partition(b" ")
+            if word in self._orders:
+                self._orders[word](rest)
         return None
 
     def connectionLost(self, reason: Failure) -> None:
@@ -114,11 +127,15 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
         with suppress(ReactorNotRunning):
             reactor.stop()
 
-    def force() -> None:
+    def force(_: bytes) -> None:
         nonlocal forced
         forced = True
         stop()
         host.force()
+
+    def retire(words: bytes) -> None:
+        retirement = Retirement.from_words(words)
+        host.retire(retirement.closed, retirement.drained, retirement.seconds).addCallback(lambda _: stop())
 
     def drain() -> Deferred[None]:
         draining = host.stopService()
@@ -140,6 +157,7 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
         die=die,
         inherited=[Inherited(each) for each in briefing.descriptors],
         ready=lambda: tell(report("ready")),
+        held=briefing.held,
     )
     try:
         host.privilegedStartService()
@@ -147,7 +165,8 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
     except StartError as error:
         tell(report("failed", *error.reason.splitlines()))
         return False
-    Orders(reactor, orders, force, orphaned).startReading()
+    known = {b"force": force, b"serve": lambda _: host.serve(), b"retire": retire}
+    Orders(reactor, orders, known, orphaned).startReading()
     reactor.addSystemEventTrigger("before", "shutdown", drain)
     reactor.run()
     return not failed

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.reflect import namedModule
 
 from netsvc.briefing import FIRST_SOCKET, ORDERS, REPORTS, Briefing
 from netsvc.child import Child
 from netsvc.drain import ABORT_GRACE, CLOSE_GRACE
-from netsvc.host import die, examine, start_error
-from netsvc.interfaces import INetworkService
+from netsvc.errors import MistakeError
+from netsvc.fatal import die, start_error
+from netsvc.instances import Load, examine
 from netsvc.keyfiles import read_key_files
 from netsvc.listeners import ListenError
-from netsvc.plan import Plan, ServiceUse
+from netsvc.plan import Plan, undivided
 from netsvc.ports import HeldPort, hold
 from netsvc.process import allow_descriptors, take_over_signals
 from netsvc.slot import Slot
+from netsvc.turnover import Turnover
 
 __all__ = ["Workers"]
 
@@ -49,18 +53,30 @@ def _reactor_module(reactor: Any, chosen: bool) -> str:
     return type(reactor).__module__
 
 
+class _Serving:
+    """What a generation of workers serves. While they are `held`, they take nothing yet."""
+
+    def __init__(
+        self, plan: Plan, held_ports: Sequence[HeldPort], key_files: Sequence[Mapping[str, str]], *, held: bool
+    ) -> None:
+        self.plan = plan
+        self.held_ports = held_ports
+        self.key_files = key_files
+        self.held = held
+
+
 class Workers(Service):
     """Runs a plan in `plan.workers` processes, as `netsvc.host.Host` does in one.
 
     What the plan gets wrong, and ports that cannot be bound, stop the start before any worker is started, and so
-    does a worker that cannot start. Later, one that dies is replaced: see `netsvc.slot`. `stopService` has all of
-    them drain. This process serves nothing, and holds the ports.
+    does a worker that cannot start. Later, one that dies is replaced: see `netsvc.slot`. `reload` replaces them all,
+    and `stopService` has all of them drain. This process serves nothing, and holds the ports.
     """
 
     def __init__(
         self,
         plan: Plan,
-        load: Callable[[ServiceUse], INetworkService],
+        load: Load,
         reactor: Any = None,
         warnings: Sequence[str] = (),
         die: Callable[[str], None] = die,
@@ -76,8 +92,11 @@ class Workers(Service):
         self._reactor_chosen = reactor_chosen
         self._python = python
         self._held: list[HeldPort] = []
-        self._key_files: list[dict[str, str]] = []
+        self._key_files: list[Mapping[str, str]] = []
         self._slots: list[Slot] = []
+        #: Those of plans before, whose processes have not ended yet.
+        self._leaving: list[Slot] = []
+        self._turnover: Turnover | None = None
         self._ready = 0
         self._failed = False
         self._stopping: Deferred[None] | None = None
@@ -106,7 +125,8 @@ class Workers(Service):
             try:
                 self._held.append(hold(self._reactor, listener.address, self.plan.workers))
             except ListenError as error:
-                failures.append(f"{listener.use} {listener.protocol} cannot listen on {listener.address.text}: {error}")
+                where = f"{listener.use} {listener.protocol} cannot listen on {listener.address.text}"
+                failures.append(f"{listener.place}{where}: {error}")
         return failures
 
     def startService(self) -> None:
@@ -126,45 +146,61 @@ class Workers(Service):
         super().startService()
         for warning in self._warnings:
             _log.warn("{warning}", warning=warning)
-        for listener, held in zip(self.plan.listeners, self._held, strict=True):
+        self._announce(range(len(self.plan.listeners)))
+        self._reactor.callWhenRunning(take_over_signals, self._reactor, self._force)
+        serving = _Serving(self.plan, self._held, self._key_files, held=False)
+        for place in range(self.plan.workers):
+            self._slots.append(
+                self._make_slot(serving, place, ready=self._slot_ready, failed=self._slot_failed, ended=_nothing)
+            )
+        self._reactor.callWhenRunning(self._start)
+
+    def _announce(self, places: Iterable[int]) -> None:
+        for place in places:
+            listener = self.plan.listeners[place]
             _log.info(
                 "{service} {protocol} listens on {place}",
                 service=listener.use,
                 protocol=listener.protocol,
-                place=held.listening.place(),
+                place=self._held[place].listening.place(),
             )
-        self._reactor.callWhenRunning(take_over_signals, self._reactor, self._force)
-        for place in range(self.plan.workers):
-            slot = Slot(
-                place + 1,
-                self._reactor,
-                partial(self._spawn, place),
-                ready=self._slot_ready,
-                failed=self._slot_failed,
-                ended=self._look,
-            )
-            self._slots.append(slot)
-        self._reactor.callWhenRunning(self._start)
 
     def _start(self) -> None:
         for slot in self._slots:
             if not self._failed:
                 slot.start()
 
-    def _spawn(self, place: int, child: Child) -> None:
+    def _make_slot(
+        self,
+        serving: _Serving,
+        place: int,
+        *,
+        ready: Callable[[], None],
+        failed: Callable[[str], None],
+        ended: Callable[[], None],
+    ) -> Slot:
+        def slot_ended() -> None:
+            ended()
+            self._look()
+
+        spawn = partial(self._spawn, serving, place)
+        return Slot(place + 1, self._reactor, spawn, ready=ready, failed=failed, ended=slot_ended)
+
+    def _spawn(self, serving: _Serving, place: int, child: Child) -> None:
         numbers: list[tuple[int, ...]] = []
         sockets: dict[int, int] = {}
-        for held in self._held:
+        for held in serving.held_ports:
             given = dict(enumerate(held.descriptors(place), FIRST_SOCKET + len(sockets)))
             numbers.append(tuple(given))
             sockets |= given
         child.briefing = Briefing(
-            self.plan,
+            serving.plan,
             _reactor_module(self._reactor, self._reactor_chosen),
             tuple(map(str, sys.path)),
             os.environ.get("PYTHONPATH"),
             tuple(numbers),
-            tuple(self._key_files),
+            tuple(serving.key_files),
+            serving.held,
         )
         # The worker finds netsvc where we did.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(str, sys.path)))}
@@ -188,14 +224,65 @@ class Workers(Service):
             self._failed = True
             self._die(reason)
 
+    def reload(self, plan: Plan, load: Load | None = None) -> Deferred[str]:
+        """Run another plan, with new workers; or go on with the old ones. See `netsvc.host.Host.reload`.
+
+        An old worker goes on until its last connection has ended; those of listeners that are gone have `plan.drain`.
+        """
+        if refusal := self._refusal(plan, load or self._load):
+            return fail(MistakeError([refusal]))
+        load = load or self._load
+        turnover = Turnover(self.plan, self._held, self._key_files, plan, self._reactor)
+        mistakes = examine(plan, load, self._reactor) + turnover.prepare()
+        if mistakes:
+            turnover.undo()
+            return fail(MistakeError(mistakes))
+        self._turnover = turnover
+        serving = _Serving(plan, turnover.held, turnover.key_files, held=True)
+        starting = turnover.begin(partial(self._make_slot, serving))
+        return starting.addCallbacks(self._turned_over, self._not_turned_over, (turnover, serving, load))
+
+    def _refusal(self, plan: Plan, load: Load) -> str:
+        if self._stopping is not None or not self.running:
+            return "it is stopping, and cannot be reloaded"
+        if self._ready < len(self._slots) or self._failed:
+            return "it is still starting, and cannot be reloaded before it is ready"
+        if self._turnover is not None:
+            return "a reload is under way; wait until it is over"
+        several = replace(plan, workers=2)
+        # While the old worker and the new one serve, there are two.
+        if plan.workers == 1 and undivided(several, {key: load(use) for key, use in plan.uses.items()}):
+            return "workers 1: several processes do not become one with all of this by a reload; start it anew"
+        return ""
+
+    def _turned_over(self, _result: None, turnover: Turnover, serving: _Serving, load: Load) -> str:
+        self._turnover = None
+        summary = turnover.finish(self._slots)
+        serving.held = False
+        self._leaving += self._slots
+        self.plan, self._load = turnover.plan, load
+        self._held, self._key_files, self._slots = turnover.held, turnover.key_files, turnover.slots
+        self._ready = len(self._slots)
+        self._announce(turnover.difference.opened)
+        self._look()
+        return summary
+
+    def _not_turned_over(self, failure: Failure) -> Failure:
+        turnover, self._turnover = self._turnover, None
+        assert turnover is not None
+        self._leaving += turnover.undo()
+        return failure
+
     def stopService(self) -> Deferred[None]:
         """Have every worker drain, and wait for them. The Deferred fires when all are gone; it never fails."""
         super().stopService()
         self._stopping = Deferred()
+        if self._turnover is not None:
+            self._turnover.fail("it is stopping")
         # Ours first: a worker takes what waits for it, and then closes the port for good.
         self._release()
         self._deadline = self._reactor.callLater(self.plan.drain + CLOSE_GRACE + ABORT_GRACE + KILL_GRACE, self._kill)
-        for slot in self._slots:
+        for slot in self._all_slots():
             slot.stop()
         if self._failed:
             self._cut_short()
@@ -203,8 +290,12 @@ class Workers(Service):
         self._look()
         return stopping
 
+    def _all_slots(self) -> list[Slot]:
+        return [*self._slots, *self._leaving]
+
     def _look(self) -> None:
-        if self._stopping is None or self._stopping.called or any(slot.child for slot in self._slots):
+        self._leaving = [slot for slot in self._leaving if slot.child is not None]
+        if self._stopping is None or self._stopping.called or any(slot.child for slot in self._all_slots()):
             return
         if self._deadline.active():
             self._deadline.cancel()
@@ -213,7 +304,7 @@ class Workers(Service):
         self._stopping.callback(None)
 
     def _kill(self) -> None:
-        for slot in self._slots:
+        for slot in self._all_slots():
             if slot.child:
                 self._killed += 1
                 slot.child.signal("KILL")
@@ -224,10 +315,14 @@ class Workers(Service):
     def _cut_short(self) -> None:
         if self._deadline is not None and self._deadline.active():
             self._deadline.reset(ABORT_GRACE + CLOSE_GRACE + KILL_GRACE)
-            for slot in self._slots:
+            for slot in self._all_slots():
                 if slot.child:
                     slot.child.force()
 
     def _release(self) -> None:
         while self._held:
             self._held.pop().close()
+
+
+def _nothing() -> None:
+    """Do nothing more."""

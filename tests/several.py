@@ -83,7 +83,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def ask(stream: socket.socket, data: bytes = b"?") -> int:
+def ask(stream: socket.socket, data: bytes = b"who is it that answers?") -> int:
     stream.send(data)
     return int(stream.recv(100))
 

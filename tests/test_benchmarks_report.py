@@ -137,7 +137,10 @@ def test_netsvc_is_measured_whoever_is_asked_for() -> None:
 
 def test_the_command_lists_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert "echo-64     netsvc, Twisted, netsvc's reactor, asyncio, uvloop, C\n" in capsys.readouterr().out
+    assert (
+        "echo-64     netsvc, netsvc, no limits, netsvc, every limit, Twisted, netsvc's reactor, asyncio, uvloop, C\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_command_shows_a_stored_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,23 +51,24 @@ def connect(guard: Guard, label: str = "echo tcp", ends_on: str = "close") -> tu
 
 
 def drain(guard: Guard, clock: Clock, *instances: Instance, seconds: float = 4.0) -> tuple[Drain, list[str]]:
-    drain = Drain(clock, guard, [(f"service{place}", each) for place, each in enumerate(instances)], seconds)  # type: ignore[misc]
+    drain = Drain(clock, guard, [(f"service{place}", each) for place, each in enumerate(instances)], seconds)
     summaries: list[str] = []
     drain.finished.addCallback(summaries.append)
+    guard.ended = drain.look
     drain.begin()
     return drain, summaries
 
 
 def test_with_nothing_open_it_is_over_at_once() -> None:
     clock, instance = Clock(), Instance()
-    _, summaries = drain(Guard(), clock, instance)
+    _, summaries = drain(Guard(Clock()), clock, instance)
     assert summaries == ["no connection was open"]
     assert instance.asked == 1
     assert clock.getDelayedCalls() == []
 
 
 def test_it_waits_for_connections_to_end_by_themselves() -> None:
-    clock, guard = Clock(), Guard()
+    clock, guard = Clock(), Guard(Clock())
     _, transport = connect(guard)
     _, summaries = drain(guard, clock, Instance())
     clock.advance(3.9)
@@ -79,7 +80,7 @@ def test_it_waits_for_connections_to_end_by_themselves() -> None:
 
 def test_it_waits_for_every_service_to_answer() -> None:
     clock, slow = Clock(), Deferred[None]()
-    _, summaries = drain(Guard(), clock, Instance(lambda: slow), Instance())
+    _, summaries = drain(Guard(Clock()), clock, Instance(lambda: slow), Instance())
     assert summaries == []
     slow.callback(None)
     assert summaries == ["no connection was open"]
@@ -87,13 +88,13 @@ def test_it_waits_for_every_service_to_answer() -> None:
 
 def test_a_service_that_never_answers_is_not_waited_for_for_ever() -> None:
     clock = Clock()
-    _, summaries = drain(Guard(), clock, Instance(Deferred))
+    _, summaries = drain(Guard(Clock()), clock, Instance(Deferred))
     clock.pump([4.0, CLOSE_GRACE, ABORT_GRACE])
     assert summaries == ["no connection was open"]
 
 
 def test_what_is_left_at_the_deadline_is_closed_then_aborted_and_counted() -> None:
-    clock, guard = Clock(), Guard()
+    clock, guard = Clock(), Guard(Clock())
     transports = [connect(guard, "echo tcp", ends_on)[1] for ends_on in ("close", "abort", "never", "close")]
     transports += [connect(guard, "chat line", "abort")[1]]
     _, summaries = drain(guard, clock)
@@ -112,7 +113,7 @@ def test_what_is_left_at_the_deadline_is_closed_then_aborted_and_counted() -> No
 
 
 def test_closing_ends_it_when_all_connections_take_the_hint() -> None:
-    clock, guard = Clock(), Guard()
+    clock, guard = Clock(), Guard(Clock())
     connect(guard)
     _, summaries = drain(guard, clock, Instance(Deferred))
     clock.advance(4)
@@ -134,7 +135,7 @@ def test_a_tls_connection_is_closed_and_not_half_closed_under_its_tls() -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.transport, name)
 
-    clock, guard = Clock(), Guard()
+    clock, guard = Clock(), Guard(Clock())
     transports: list[Any] = [Wrapper(connect(guard)[1]), connect(guard)[1]]
     transports[1].TLS = True
     transports[1].loseWriteConnection = lambda: pytest.fail("half-closed")
@@ -148,7 +149,7 @@ def test_a_tls_connection_is_closed_and_not_half_closed_under_its_tls() -> None:
 
 
 def test_force_aborts_at_once() -> None:
-    clock, guard = Clock(), Guard()
+    clock, guard = Clock(), Guard(Clock())
     _, transport = connect(guard, ends_on="abort")
     started, summaries = drain(guard, clock, seconds=3600)
     started.force()
@@ -163,14 +164,14 @@ def test_a_service_that_fails_to_drain_is_logged_and_stops_nothing(logged_errors
         raise RuntimeError("no")
 
     asked = Instance()
-    _, summaries = drain(Guard(), Clock(), Instance(fail), asked)
+    _, summaries = drain(Guard(Clock()), Clock(), Instance(fail), asked)
     assert summaries
     assert asked.asked == 1
     assert [str(failure.value) for failure in logged_errors.flush(RuntimeError)] == ["no"]
 
 
 def test_a_service_that_ends_its_connections_while_it_is_asked_is_waited_for() -> None:
-    clock, guard = Clock(), Guard()
+    clock, guard = Clock(), Guard(Clock())
     _, transport = connect(guard)
     later = Instance()
     _, summaries = drain(guard, clock, Instance(transport.loseConnection), later)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
 
 from netsvc.guard import Guard
 from netsvc.services.echo.service import service
@@ -180,7 +181,7 @@ class Listening:
     """A guarded echo server on a real port."""
 
     def __init__(self) -> None:
-        self.guard = Guard()
+        self.guard = Guard(Clock())
         factory: Any = Factory.forProtocol(Echo)
         self._port = reactor().listenTCP(0, self.guard.wrap(factory, "echo tcp"), interface="127.0.0.1")
         self.address = ("127.0.0.1", self._port.getHost().port)

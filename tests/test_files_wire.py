@@ -18,6 +18,7 @@ import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.protocols.haproxy import proxyEndpoint
 
@@ -286,7 +287,7 @@ async def test_a_proxied_client_that_half_closes_still_gets_its_file(root: Path)
     header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4000 80\r\n"
     (root / "big").write_bytes(pattern(16 * MIB))
     async with serving(root, "proxied:tcp:0:interface=127.0.0.1") as server:
-        guard = Guard()
+        guard = Guard(Clock())
         server.factory.buildProtocol = guard.wrap(copy(server.factory), "files").buildProtocol  # type: ignore[method-assign]
         assert await server.client(partial(fetch, half_close=True), header + b"big\n") == pattern(16 * MIB)
         assert server.results == [("big", 16 * MIB, "sent")]

@@ -21,6 +21,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from netsvc.guard import Guard
+from netsvc.limits import parse_limits
 
 PEER = IPv4Address("TCP", "192.0.2.1", 4000)
 
@@ -107,9 +108,13 @@ def ending() -> Failure:
     return Failure(ConnectionDone())
 
 
+#: What a fake transport can be watched for only in the path of its data.
+UNWATCHED = parse_limits({"handshake": "none", "idle": "none"})
+
+
 def guarded(make: Callable[[], Any], label: str = "x tcp") -> tuple[Guard, Making, IProtocolFactory]:
-    guard, factory = Guard(), Making(make)
-    return guard, factory, guard.wrap(factory, label)
+    guard, factory = Guard(Clock()), Making(make)
+    return guard, factory, guard.wrap(factory, label, limits=UNWATCHED)
 
 
 def test_a_connection_is_live_from_make_connection_to_connection_lost() -> None:
@@ -134,7 +139,7 @@ def test_a_connection_is_live_from_make_connection_to_connection_lost() -> None:
 
 
 def test_a_connection_is_live_already_when_its_protocol_hears_of_it_and_still_when_it_hears_of_the_end() -> None:
-    guard = Guard()
+    guard = Guard(Clock())
     seen: list[int] = []
 
     class Curious(Protocol):
@@ -277,7 +282,7 @@ def test_a_connection_lost_twice_is_counted_out_once() -> None:
 
 
 def test_the_census_counts_by_listener() -> None:
-    guard = Guard()
+    guard = Guard(Clock())
     for label, count in (("a tcp", 2), ("b tcp", 1)):
         for _ in range(count):
             protocol: Any = guard.wrap(Factory.forProtocol(Protocol), label).buildProtocol(PEER)
@@ -319,7 +324,7 @@ def test_a_factory_is_started_and_stopped_without_its_line_in_the_log_and_the_po
             calls.append("stop")
 
     factory = Lively()
-    wrapped: Any = Guard().wrap(factory, "x tcp")
+    wrapped: Any = Guard(Clock()).wrap(factory, "x tcp")
     wrapped.doStart()
     wrapped.doStop()
     assert calls == ["start", "stop"]
@@ -344,7 +349,7 @@ def test_a_factory_by_interface_alone_need_not_know_noise() -> None:
             return Recorder()
 
     factory = Plain()
-    wrapped: Any = Guard().wrap(factory, "x tcp")
+    wrapped: Any = Guard(Clock()).wrap(factory, "x tcp")
     wrapped.doStart()
     wrapped.doStop()
     assert factory.calls == ["start", "stop"]
@@ -352,7 +357,7 @@ def test_a_factory_by_interface_alone_need_not_know_noise() -> None:
 
 
 def test_twisteds_web_server_runs_guarded_though_its_protocol_is_a_proxy() -> None:
-    guard = Guard()
+    guard = Guard(Clock())
 
     class Page(Resource):
         isLeaf = True

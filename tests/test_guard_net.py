@@ -20,6 +20,7 @@ from twisted.internet.endpoints import (
     wrapClientTLS,
 )
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.task import Clock
 
 from netsvc.guard import Guard
 from tests.certificates import write_certificate
@@ -71,7 +72,7 @@ class Net:
     """A guarded server on one kind of real transport, and clients to it."""
 
     def __init__(self, kind: str, directory: Path) -> None:
-        self.guard = Guard()
+        self.guard = Guard(Clock())
         self._kind = kind
         self._key, self._certificate = write_certificate(directory, "localhost")
         self._path = directory / "socket"

@@ -153,7 +153,7 @@ def test_what_the_services_find_wrong_stops_the_start_before_a_port_is_opened() 
     with pytest.raises(StartError) as raised:
         world.start()
     assert str(raised.value) == "netsvc: one is wrong\nnetsvc: two is wrong"
-    assert world.host._open == []
+    assert world.host.running_plan.listeners == []
 
 
 def test_a_service_that_does_not_start_stops_the_ones_that_did() -> None:
@@ -164,8 +164,10 @@ def test_a_service_that_does_not_start_stops_the_ones_that_did() -> None:
     world = World(("one", "tcp", "unix:/x"), ("two", "tcp", "unix:/y"), prepare=prepare)
     abandoned: list[str] = []
     world.host.privilegedStartService()
-    for listening in world.host._open:
-        listening.abandon = lambda: abandoned.append("closed")  # type: ignore[method-assign]
+    assert world.host._transition is not None
+    for opened in world.host._transition.begun:
+        listening: Any = opened.listening
+        listening.abandon = lambda: abandoned.append("closed")
     with pytest.raises(StartError, match="two cannot"):
         world.host.startService()
     assert abandoned == ["closed", "closed"]
@@ -352,7 +354,7 @@ def test_a_port_that_never_says_that_it_is_closed_is_not_waited_for_for_ever() -
     world = World(("one", "tcp", "127.0.0.1:0"))
     world.start()
     stuck: Any = Stuck()
-    world.host._open.append(stuck)
+    world.host.running_plan.listeners[0].listening = stuck
     stopped: list[object] = []
     world.host.stopService().addCallback(stopped.append)
     assert stopped == []

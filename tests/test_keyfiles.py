@@ -9,8 +9,10 @@ import pytest
 
 from netsvc.address import parse_address
 from netsvc.keyfiles import read_key_files, with_key_files
-from netsvc.listeners import check_address
+from netsvc.listeners import Listening, check_address, listen
 from tests.certificates import write_certificate
+from tests.loopback import reactor
+from tests.pems import Pem, plain_factory
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,7 @@ from tests.certificates import write_certificate
         "ssl:0:privateKey={key}:certKey={certificate}",
         "ssl:0:{key}:{certificate}:interface=127.0.0.1",
         "haproxy:ssl:port=0:certKey={certificate}:privateKey={key}:extraCertChain={certificate}",
+        "proxy:trust=10.0.0.0/8:ssl:0:privateKey={key}:certKey={certificate}",
     ],
 )
 def test_an_address_works_without_the_files_that_it_names(form: str, tmp_path: Path) -> None:
@@ -35,8 +38,44 @@ def test_an_address_works_without_the_files_that_it_names(form: str, tmp_path: P
     changed = with_key_files(address, contents)
     check_address(changed)
     assert (changed.scheme, changed.port, changed.host) == (address.scheme, address.port, address.host)
-    for word in changed.text.split("/proc/self/fd/")[1:]:
+    # Lines that name the address name it as it was written.
+    assert (changed.text, changed.proxy) == (address.text, address.proxy)
+    for word in changed.place.split("/proc/self/fd/")[1:]:
         os.close(int(word.split(":")[0]))
+
+
+@pytest.mark.parametrize("form", ["cert={0}/a.crt:key={0}/a.key", "directory={0}"])
+@pytest.mark.parametrize("before", ["", "proxy:trust=unix:"])
+def test_tls_of_our_own_works_without_its_files_too(form: str, before: str, tmp_path: Path) -> None:
+    directory = tmp_path / "there"
+    directory.mkdir()
+    cert, key = Pem("example.org").write(directory)
+    address = parse_address(f"{before}tls:0:{form.format(directory)}:interface=127.0.0.1", "stream")
+    contents = read_key_files(address)
+    assert contents == {str(cert): cert.read_text(), str(key): key.read_text()}
+    directory.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="No such file"):
+        check_address(address)
+    changed = with_key_files(address, contents)
+    results: list[object] = []
+    listen(reactor(), changed, plain_factory()).addCallback(results.append)
+    [listening] = results
+    assert isinstance(listening, Listening)
+    listening.abandon()
+    assert (changed.text, changed.place, changed.port, changed.proxy) == (
+        address.text,
+        address.place,
+        address.port,
+        address.proxy,
+    )
+
+
+def test_of_a_certificate_that_cannot_be_read_whole_nothing_is_taken(tmp_path: Path) -> None:
+    cert, key = Pem("example.org").write(tmp_path)
+    address = parse_address(f"tls:0:cert={cert}:key={key}", "stream")
+    key.unlink()
+    assert read_key_files(address) == {}
+    assert with_key_files(address, {}) is address
 
 
 def test_the_key_that_twisted_looks_for_when_none_is_named_is_taken_along(
@@ -48,7 +87,10 @@ def test_the_key_that_twisted_looks_for_when_none_is_named_is_taken_along(
     assert read_key_files(parse_address("ssl:0", "stream")) == {"privateKey": "x"}
 
 
-@pytest.mark.parametrize(("text", "kind"), [("9001", "stream"), ("9001", "datagram"), ("haproxy:tcp:1", "stream")])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("9001", "stream"), ("9001", "datagram"), ("haproxy:tcp:1", "stream"), ("proxy:trust=unix:tcp:1", "stream")],
+)
 def test_other_addresses_stay_as_they_are(text: str, kind: str) -> None:
     address = parse_address(text, kind)  # type: ignore[arg-type]
     assert read_key_files(address) == {}

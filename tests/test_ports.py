@@ -58,7 +58,16 @@ def taken(bound: socket.socket) -> int:
         count += 1
 
 
-STREAMS = ["127.0.0.1:0", "0", "[::1]:0", "tcp:0:interface=127.0.0.1", "tcp6:0", "haproxy:tcp:0:interface=127.0.0.1"]
+STREAMS = [
+    "127.0.0.1:0",
+    "0",
+    "[::1]:0",
+    "tcp:0:interface=127.0.0.1",
+    "tcp6:0",
+    "haproxy:tcp:0:interface=127.0.0.1",
+    "proxy:trust=127.0.0.1:127.0.0.1:0",
+    "proxy:trust=127.0.0.1:tcp:0:interface=127.0.0.1",
+]
 DATAGRAMS = ["127.0.0.1:0", "0", "[::1]:0", "udp:0:interface=127.0.0.1", "udp6:0"]
 
 
@@ -160,14 +169,25 @@ def test_a_unix_socket_whose_file_must_stay_is_closed_all_the_same(
     assert f"socket:[{shared}]" not in [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.exists()]
 
 
-def test_tls_is_bound_as_tcp_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "proxy:trust=127.0.0.1:"])
+@pytest.mark.parametrize("form", ["ssl:0:privateKey={key}:certKey={cert}", "tls:0:cert={cert}:key={key}"])
+def test_tls_is_bound_as_tcp_is_and_nothing_of_it_read(before: str, form: str, tmp_path: Path) -> None:
     key, certificate = write_certificate(tmp_path, "localhost")
-    port = held(f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1")
+    port = held(f"{before}{form.format(key=key, cert=certificate)}:interface=127.0.0.1")
     bound = sockets(port)
     assert len({inode(each) for each in bound}) == WORKERS
+    with socket.create_connection(bound[0].getsockname()) as client:
+        client.sendall(b"hello")
+        # It waits for a worker.
+        assert sum(map(taken, bound)) == 1
     port.close()
     for each in bound:
         each.close()
+
+
+def test_a_certificate_that_is_missing_is_told_before_any_worker_starts(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match=r"no\.pem: No such file or directory"):
+        held(f"tls:0:cert={tmp_path}/no.pem")
 
 
 @pytest.fixture

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import pty
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from netsvc.process import allow_descriptors, take_over_signals
+from netsvc.process import _has_terminal, allow_descriptors, take_over_hangup, take_over_signals
 
 
 @contextmanager
@@ -21,8 +22,8 @@ def reactor_handlers() -> Iterator[list[tuple[str, int]]]:
     No fixture: the reactor that runs the tests installs its own handlers after the first test's fixtures.
     """
     calls: list[tuple[str, int]] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: calls.append(("stop", number)))
     try:
         yield calls
@@ -87,3 +88,67 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: raised.append(limits))
     allow_descriptors()
     assert raised == ([expected] if expected else [])
+
+
+class Reactor:
+    """Collects what is to be called from the reactor."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def run(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+def test_a_hangup_reloads_from_the_reactor_and_several_at_once_are_one() -> None:
+    reactor, reloads = Reactor(), list[str]()
+    with reactor_handlers():
+        take_over_hangup(reactor, lambda: reloads.append("reload"), lambda: False)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert reloads == []
+        reactor.run()
+        assert reloads == ["reload"]
+        os.kill(os.getpid(), signal.SIGHUP)
+        reactor.run()
+        assert reloads == ["reload", "reload"]
+
+
+@pytest.mark.parametrize(
+    ("had", "has", "ignored", "stops"),
+    [
+        (True, False, False, True),
+        (True, True, False, False),
+        (False, False, False, False),
+        (True, False, True, False),
+    ],
+)
+def test_a_hangup_of_the_terminal_that_it_had_stops_it(had: bool, has: bool, ignored: bool, stops: bool) -> None:
+    reactor, terminal = Reactor(), [had]
+    with reactor_handlers() as calls:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        take_over_hangup(reactor, lambda: None, lambda: terminal[-1])
+        terminal.append(has)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert calls == ([("stop", signal.SIGTERM)] if stops else [])
+        assert bool(reactor.calls) is not stops
+
+
+def test_a_terminal_is_seen_as_long_as_it_is_there() -> None:
+    pid, ours = pty.fork()
+    if not pid:
+        # In the child, whose terminal it is.
+        seen = _has_terminal()
+        os._exit(0 if seen else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(ours)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os._exit(1 if _has_terminal() else 0)
+    assert os.waitpid(pid, 0)[1] == 0

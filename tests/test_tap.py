@@ -178,10 +178,21 @@ def test_check_prints_the_plan_and_opens_nothing() -> None:
         "  text      a\\x1bb\n"
         "  encoding  utf-8   default\n"
         "\n"
-        "reply limits\n"
+        "reply limits of its own\n"
         "  amplify  no  default\n"
         "\n"
-        "host limits\n"
+        "process limits\n"
+        "  connections  20000  default\n"
+        "  sessions     20000  default\n"
+        "  perip        256    default\n"
+        "  periprate    50     default\n"
+        "  peripburst   500    default\n"
+        "  handshake    120    default\n"
+        "  idle         3600   default\n"
+        "  sessionidle  60     default\n"
+        "  amplify      1      default\n"
+        "\n"
+        "process\n"
         "  drain    4 s\n"
         "  workers  1\n"
     )
@@ -189,9 +200,9 @@ def test_check_prints_the_plan_and_opens_nothing() -> None:
 
 def test_check_says_which_limits_are_those_of_each_worker() -> None:
     result = invoke(check, "--files", "9003", "--files-root", ".", "--workers", "2", "--reply", "1")
-    assert "\nfiles limits, in each worker\n" in result.output
+    assert "\nfiles limits of its own, in each worker\n" in result.output
     assert "\nreply options\n" in result.output
-    assert result.output.endswith("\nhost limits\n  drain    4 s\n  workers  2\n")
+    assert result.output.endswith("\nprocess\n  drain    4 s\n  workers  2\n")
     assert "--workers 2: chat may not run" in str(invoke(check, "--chat", "9002", "--workers", "2").exception)
 
 
@@ -244,7 +255,8 @@ def test_check_and_run_have_a_help_page_of_their_own(command: Any) -> None:
     page = invoke(command, "--help").output
     assert page.startswith(f"Usage: netsvc {command.name} [options]\n")
     assert page.count(f"  netsvc {command.name} --") == 3
-    assert "twistd" not in page
+    assert "twistd [" not in page
+    assert "twistd -n" not in page
 
 
 def test_check_shows_the_list_and_the_version_as_its_help_says() -> None:

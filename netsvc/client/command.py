@@ -18,6 +18,9 @@ __all__ = ["SUBCOMMANDS", "main"]
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("netsvc.client.serving:run", "Run services in this terminal, as twistd does."),
     "check": ("netsvc.client.serving:check", "Show what `run` would do with the same arguments."),
+    "init": ("netsvc.client.starting:init", "Write an example configuration file."),
+    "schema": ("netsvc.client.starting:schema", "Write the JSON Schema of the configuration file."),
+    "reload": ("netsvc.client.reload:command", "Have the running process read its configuration file again."),
     "list": ("netsvc.client.serving:list_services", "List the services that are installed."),
     "talk": ("netsvc.client.talk:command", "Send lines to a server and show what it sends."),
     "get": ("netsvc.client.get:command", "Get the file NAME from a files service."),

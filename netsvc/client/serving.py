@@ -37,7 +37,7 @@ def check(words: Sequence[str]) -> None:
     """Show what `run` would do with the same ARGS, or every mistake in them. Opens no port."""
     from twisted.internet.task import Clock
 
-    from netsvc.arguments import load_use, survey_arguments
+    from netsvc.arguments import in_order, load_use, survey_arguments
     from netsvc.host import examine
     from netsvc.pages import list_page, plan_page
 
@@ -53,10 +53,19 @@ def check(words: Sequence[str]) -> None:
         return
     plan, mistakes = survey_arguments(words, catalogue)
     mistakes += examine(plan, partial(load_use, catalogue=catalogue), Clock())
+    notes: list[str] = []
+    if plan.twistd:
+        from netsvc.embedded import examine_twistd
+
+        for use in plan.twistd:
+            wrong, remarks = examine_twistd(use, plan.limits)
+            mistakes += wrong
+            notes += remarks
+    mistakes = in_order(mistakes, words)
     _warn(catalogue, but=mistakes)
     if mistakes:
         raise StartError("\n".join(mistakes))
-    click.echo(plan_page(plan, catalogue))
+    click.echo(plan_page(plan, catalogue, notes))
 
 
 @click.command(name="list")

@@ -1,12 +1,14 @@
-"""What twistd finds: the `netsvc` command and the services. Names only; their modules load when used."""
+"""What Twisted finds: the `netsvc` command, the services, `guard:`. Names only; their modules load when used."""
 
 from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
 
+from netsvc.prefix import EndpointPrefix
 from netsvc.service import ServicePlugin
 
 netsvc = ServiceMaker("netsvc", "netsvc.tap", "Run TCP and UDP services together in one process", "netsvc")
 fast = Reactor("netsvc", "netsvc.reactor", "The epoll reactor of netsvc: fewer system calls for each message")
+guard = EndpointPrefix("guard", "netsvc.endpoint.guarded_endpoint")
 
 echo = ServicePlugin("echo", "netsvc.services.echo.service:service", "Send back what comes (RFC 862)")
 reply = ServicePlugin("reply", "netsvc.services.reply.service:service", "Answer everything with a fixed text")

@@ -55,6 +55,12 @@ class ChatCore:
         """Count the members."""
         return len(self._members)
 
+    def reconfigure(self, options: ChatOptions) -> bool:
+        """Take other options for what comes: a reload must not part those who come from those who are there."""
+        self.options = options
+        self.rooms.change(options["rooms"], options["name-length"], options["history"])
+        return True
+
     def enter(self, outlet: Outlet) -> Member:
         """Make a member with a guest name, in no room. Raises `RefusedError` if there is no place."""
         if self._draining:

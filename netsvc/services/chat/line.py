@@ -33,7 +33,8 @@ class LineChat(Protocol):
     def connectionMade(self) -> None:
         """Greet, if there is a place in the chat."""
         self._core: ChatCore = self.factory.core
-        options = self._core.options
+        #: Those of the time when it came: a reload may change them.
+        self._options = options = self._core.options
         self._dialect = Dialect(options["encoding"])
         # Where 255 is a letter, it cannot begin a telnet sequence.
         self._lines = LineSplitter(options["line-bytes"], telnet=not b"\xff".decode(options["encoding"], "ignore"))
@@ -127,13 +128,13 @@ class LineChat(Protocol):
             self._paused = True
             self.transport.pauseProducing()
         # Whoever sends more than will ever be read would stay for hours, gone or not.
-        if self._lines.waiting() > (backlog := self._core.options["backlog"]):
+        if self._lines.waiting() > (backlog := self._options["backlog"]):
             self._conversation.notice(f"that was too much: more than {backlog} of your lines wait; goodbye")
             self._reason = "flooding"
             self.end()
             return
         if self._conversation.member.bucket.refused == 1:
-            rate = self._core.options["rate"]
+            rate = self._options["rate"]
             self._conversation.notice(f"that was fast: your lines go out at {rate:g} a second now, and none is lost")
 
     def _resume(self) -> None:
@@ -144,7 +145,7 @@ class LineChat(Protocol):
         if self._lines.ends_with_return:
             self._dialect.end_with_return()
         if line is OVERLONG:
-            limit = self._core.options["line-bytes"]
+            limit = self._options["line-bytes"]
             self._conversation.notice(f"that line was not sent: it has more than {limit} bytes")
             return
         before = self._dialect.encoding

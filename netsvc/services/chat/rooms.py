@@ -83,6 +83,14 @@ class Rooms:
         # In the order in which they became empty. The lobby is never among them.
         self._empty: dict[str, Room] = {}
 
+    def change(self, limit: int, name_length: int, history: int) -> None:
+        """Have other limits from now on. No room is closed for that; of what was said, the last is kept."""
+        self._limit, self._name_length = limit, name_length
+        if history != self._history:
+            self._history = history
+            for room in self._rooms.values():
+                room.history = deque(room.history, maxlen=history)
+
     def __len__(self) -> int:
         return len(self._rooms)
 

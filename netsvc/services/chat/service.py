@@ -15,4 +15,7 @@ service = Service(
     options=ChatOptions,
     core=ChatCore,
     streams={"line": LineChat},
+    # People read along for hours, and say nothing before they have read; whoever only takes a place is found by
+    # `silence`.
+    limits={"handshake": None, "idle": 86400},
 )

@@ -61,8 +61,13 @@ def send_share(file: OpenFile, transport: Any, share: int) -> bool:
     file has become shorter, and `OSError` if it cannot be sent in this way.
     """
     share = min(share, file.left)
+    # A socket that keeps a limit of bytes a second counts these as well.
+    metered = getattr(transport.socket, "send_file", None)
     try:
-        sent = os.sendfile(transport.fileno(), file.descriptor, file.offset, share)
+        if metered is None:
+            sent = os.sendfile(transport.fileno(), file.descriptor, file.offset, share)
+        else:
+            sent = metered(file.descriptor, file.offset, share)
     except BlockingIOError:
         sent = -1
     except OSError as error:

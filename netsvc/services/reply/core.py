@@ -63,6 +63,8 @@ class ReplyCore(LoopGuard):
         self._encoding = options["encoding"]
         self._datagram_text = options["text"] if options["text"] is not None else DATAGRAM_TEXT
         self._amplify = bool(options["amplify"])
+        # Whoever runs it has taken that on himself: the host is not to keep answers short either.
+        self.verifies_peers = self._amplify
         self.stream_answer = (options["text"] if options["text"] is not None else STREAM_TEXT).encode(self._encoding)
         self.datagram_answer = self._datagram_text.encode(self._encoding)
         # The sizes of its beginnings, by their number of characters; never falling, so that they can be searched.

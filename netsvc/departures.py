@@ -1,0 +1,108 @@
+"""What goes on in a process until its last connections have ended: drains, and services that others have replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from netsvc.drain import Drain
+from netsvc.guard import Connection, Guard
+from netsvc.guard.gate import Gate
+
+__all__ = ["Departures", "Leaving"]
+
+_log = Logger(namespace="netsvc.drain")
+
+
+class Leaving(Protocol):
+    """What has served connections, a `RunningService` or a `Guest`."""
+
+    key: str
+    gates: set[Gate]
+
+    def drain(self) -> Deferred[None] | None:
+        """End its conversations."""
+
+    def stop(self) -> object:
+        """Stop."""
+
+
+class Departures:
+    """Stops services when nobody is there any more whom they serve."""
+
+    def __init__(self, clock: Any, guard: Guard) -> None:
+        #: Those that serve the connections they have, and get no new ones; and one connection of each.
+        self.retiring: dict[Leaving, Connection | None] = {}
+        self._clock = clock
+        self._guard = guard
+        self._drains: dict[Drain, list[Leaving]] = {}
+        self._over: Deferred[None] | None = None
+
+    def retire(self, service: Leaving) -> None:
+        """Stop a service when its last connection has ended, however long that takes."""
+        self.retiring[service] = None
+        self._watch()
+
+    def drain(self, services: Iterable[Leaving], gates: set[Gate], seconds: float) -> None:
+        """End all connections that have come by these gates, within `seconds`, and stop these services then."""
+        leaving = list(services)
+        drain = Drain(self._clock, self._guard, [(each.key, each) for each in leaving], seconds, gates)
+        self._drains[drain] = leaving
+        self._watch()
+        drain.finished.addCallback(self._drained, drain)
+        drain.begin()
+
+    def over(self) -> Deferred[None]:
+        """Return a Deferred that fires when nothing goes on any more. To be asked once."""
+        self._over = Deferred()
+        over = self._over
+        self._watch()
+        return over
+
+    def take_over(self) -> list[Leaving]:
+        """Wait for nothing any more, and return the services that are still there."""
+        services = [*self.retiring, *(each for leaving in self._drains.values() for each in leaving)]
+        for drain in self._drains:
+            drain.give_up()
+        self.retiring.clear()
+        self._drains.clear()
+        self._guard.ended = _nothing
+        return services
+
+    def _drained(self, summary: str, drain: Drain) -> None:
+        if drain.had_connections:
+            _log.info("drained: {summary}", summary=summary)
+        for service in self._drains.pop(drain, []):
+            service.stop()
+        self._watch()
+
+    def _watch(self) -> None:
+        # Nothing is called for the connections that end while nobody waits for that.
+        self._guard.ended = self._look
+        self._look()
+
+    def _look(self) -> None:
+        for drain in list(self._drains):
+            drain.look()
+        live = self._guard.live
+        for service, one in list(self.retiring.items()):
+            if one in live:
+                continue
+            another = next((connection for connection in live if connection.gate in service.gates), None)
+            if another is not None:
+                self.retiring[service] = another
+            else:
+                del self.retiring[service]
+                service.stop()
+        if not (self.retiring or self._drains):
+            self._guard.ended = _nothing
+            if self._over is not None:
+                over, self._over = self._over, None
+                over.callback(None)
+
+
+def _nothing() -> None:
+    """Wait for nothing."""

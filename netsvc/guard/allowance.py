@@ -1,0 +1,182 @@
+"""What may go in one direction of one connection, and what becomes of its transport while nothing may."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Any
+
+from netsvc.guard.buckets import Bucket
+
+__all__ = ["Allowance", "Flushing", "Reading", "Writing"]
+
+#: Bytes that go in one system call, at most; a quarter of a burst where that is less.
+_MOST = 64 * 1024
+#: Bytes that a connection takes from its buckets before it needs them: at first, and at most, or a sixteenth of a
+#: burst. More where it uses them up, so that a connection that says little holds back little.
+_FIRST_PORTION = 512
+_LARGEST_PORTION = 16 * 1024
+
+
+class Allowance:
+    """What may go in one direction of one connection, and the absence of its transport while nothing may."""
+
+    __slots__ = ("_buckets", "_call", "_clock", "_granted", "_largest", "_most", "_portion", "_reserved", "transport")
+
+    def __init__(self, transport: Any, clock: Any, buckets: Sequence[Bucket]) -> None:
+        self.transport = transport
+        self._clock = clock
+        self._buckets = buckets
+        burst = min(bucket.burst for bucket in buckets)
+        # Bytes for one system call, at most.
+        self._most = max(1, min(_MOST, int(burst / 4)))
+        self._largest = max(1, min(_LARGEST_PORTION, int(burst / 16)))
+        self._portion = min(_FIRST_PORTION, self._largest)
+        # Taken from the buckets, and waited for; waited for, and not handed out.
+        self._reserved = self._granted = 0
+        self._call: Any = None
+
+    def ask(self) -> tuple[int, int]:
+        """Return how many bytes may go, and how many in one system call.
+
+        Raises `BlockingIOError` if there are none; the transport is called again when there are.
+        """
+        granted, self._granted = self._granted, 0
+        if granted:
+            # Not more than that at once: others wait as well.
+            return granted, granted
+        if self._call is None:
+            now = self._clock.seconds()
+            delay = self._wait(self._portion, now)
+            # Taken in any case: who comes later waits longer, so that each who waits is woken once, in turn.
+            self._take(self._portion, now)
+            if not delay:
+                return self._portion, self._most
+            self._reserved = self._portion
+            self._call = self._clock.callLater(delay, self._go_on)
+        self.hold()
+        raise BlockingIOError(errno.EAGAIN, "over the limit of bytes a second")
+
+    def spend(self, left: int) -> tuple[int, int]:
+        """Settle what went; `left` is what was not used, or is negative. Return what `ask` does; or 0: to be asked for.
+
+        So what was used beyond what was granted is known to others who share a bucket at once.
+        """
+        now = self._clock.seconds()
+        if left:
+            self._take(-left, now)
+        self._portion = min(2 * self._portion, self._largest)
+        if self._wait(self._portion, now):
+            return 0, 0
+        self._take(self._portion, now)
+        return self._portion, self._most
+
+    def end(self, left: int) -> None:
+        """Give back what was not used, and wait no more: the connection is closed."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+            self.release()
+        self._take(-left - self._reserved - self._granted, self._clock.seconds())
+
+    def hold(self) -> None:
+        """Take the transport out of the reactor. It may be out already."""
+        raise NotImplementedError
+
+    def release(self) -> bool:
+        """Let the transport do again as it wants; return whether it wants to go on."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Put the transport back into the reactor."""
+        raise NotImplementedError
+
+    def _go_on(self) -> None:
+        self._call = None
+        self._granted, self._reserved = self._reserved, 0
+        if self.release():
+            self.resume()
+
+    def _wait(self, amount: int, now: float) -> float:
+        return max(bucket.wait(amount, now) for bucket in self._buckets)
+
+    def _take(self, amount: int, now: float) -> None:
+        for bucket in self._buckets:
+            bucket.take(amount, now)
+
+
+class _Absence(Allowance):
+    """Remembers whether a transport would be in the reactor: whoever starts or stops it meanwhile is told to us."""
+
+    __slots__ = ("_wanted",)
+
+    start: str
+    stop: str
+
+    def hold(self) -> None:
+        """See `Allowance`."""
+        self._remove()
+        if self.start not in vars(self.transport):
+            self._wanted = True
+            setattr(self.transport, self.start, self._started)
+            setattr(self.transport, self.stop, self._stopped)
+
+    def release(self) -> bool:
+        """See `Allowance`."""
+        delattr(self.transport, self.start)
+        delattr(self.transport, self.stop)
+        return self._wanted
+
+    def resume(self) -> None:
+        """See `Allowance`."""
+        getattr(self.transport, self.start)()
+
+    def _remove(self) -> None:
+        raise NotImplementedError
+
+    def _started(self) -> None:
+        self._wanted = True
+
+    def _stopped(self) -> None:
+        self._wanted = False
+
+
+class Reading(_Absence):
+    """What may be read."""
+
+    __slots__ = ()
+    start, stop = "startReading", "stopReading"
+
+    def _remove(self) -> None:
+        self.transport.reactor.removeReader(self.transport)
+
+
+class Writing(_Absence):
+    """What may be written."""
+
+    __slots__ = ()
+    start, stop = "startWriting", "stopWriting"
+
+    def _remove(self) -> None:
+        self.transport.reactor.removeWriter(self.transport)
+
+
+class Flushing(Allowance):
+    """What may be written by a transport of `netsvc.transports`, which knows itself whether it waits to write."""
+
+    __slots__ = ()
+
+    def hold(self) -> None:
+        """See `Allowance`."""
+        self.transport.flushing = 0
+        # As it is while the kernel has no room, but that the reactor does not ask the kernel.
+        self.transport.waiting = True
+        self.transport.reactor.removeWriter(self.transport)
+
+    def release(self) -> bool:
+        """See `Allowance`."""
+        return bool(self.transport.waiting)
+
+    def resume(self) -> None:
+        """See `Allowance`."""
+        self.transport.reactor.addWriter(self.transport)

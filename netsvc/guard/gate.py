@@ -1,0 +1,77 @@
+"""Where the peers of one listener come in: past all of its levels, or past none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from netsvc.guard.ledger import Ledger
+from netsvc.guard.level import Level
+from netsvc.guard.peers import peer_key
+from netsvc.guard.refusals import Refusals
+from netsvc.interfaces import Kind
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """Admits connections, or datagram peers, by the limits of the process, the service and the listener.
+
+    What is refused at one level leaves no trace at any, but in `refusals`.
+    """
+
+    def __init__(self, levels: Sequence[Level], refusals: Refusals, label: str, kind: Kind, clock: Any) -> None:
+        self.levels = levels
+        self.label = label
+        self.refusals = refusals
+        self._seconds = clock.seconds
+        self._ledgers = tuple(level.ledger(kind) for level in levels)
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else can be admitted before somebody leaves."""
+        return any(ledger.full for ledger in self._ledgers)
+
+    def admit(self, host: str | None, peer: str | None = None) -> str | None:
+        """Admit a peer and return its key, with which it is to `leave`; or refuse it, count that, and return None.
+
+        `host` is its address. For a UNIX socket it is None, and `peer` says who it is, as far as is known: `uid 1000`,
+        or an empty string.
+        """
+        if host is not None:
+            peer = peer_key(host)
+        elif peer is None:
+            peer = ""
+        now = self._seconds()
+        ledgers = self._ledgers
+        paced = False
+        for ledger in ledgers:
+            name = ledger.breach(host, peer, now)
+            if name and self._refuses(ledger, name, peer, ledger.breach, host, peer, now):
+                return None
+            paced |= ledger.paced
+        if paced:
+            for ledger in ledgers:
+                name = ledger.overrun(now)
+                if name and self._refuses(ledger, name, peer, ledger.overrun, now):
+                    return None
+        for ledger in ledgers:
+            ledger.enter(peer, now)
+        return peer
+
+    def _refuses(self, ledger: Ledger, name: str, peer: str, ask: Callable[..., str], *details: Any) -> bool:
+        """Count what is in the way; return whether it is more than limits that only report."""
+        waived: tuple[str, ...] = ()
+        while name:
+            reported = ledger.reports(name)
+            self.refusals.count(self.label, name, peer, dry=reported)
+            if not reported:
+                return True
+            waived += (name,)
+            name = ask(*details, waived)
+        return False
+
+    def leave(self, peer: str) -> None:
+        """Let go whom `admit` returned."""
+        for ledger in self._ledgers:
+            ledger.leave(peer)

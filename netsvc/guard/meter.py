@@ -1,0 +1,133 @@
+"""Keeps a connection to so many bytes a second, where the kernel does not (`netsvc.guard.pace`).
+
+They are counted where Twisted hands bytes to the kernel and takes them from it, at the socket, below TLS: an object
+stands in the socket's place. It takes what may go from `Bucket`s, of which connections may share some, in portions.
+
+When there is nothing left, the socket seems not to be ready, and its transport is taken out of the reactor until there
+is. All that its protocol asks for meanwhile, to pause, resume, half-close, close or abort, happens or is remembered.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from netsvc.guard.allowance import Allowance, Flushing, Reading, Writing
+from netsvc.guard.buckets import Bucket
+from netsvc.guard.tcp_info import socket_transport
+
+__all__ = ["meter"]
+
+_recv = socket.socket.recv
+_send = socket.socket.send
+
+
+def meter(transport: Any, clock: Any, read: Sequence[Bucket], write: Sequence[Bucket]) -> None:
+    """Let a connection read and write what its buckets hold, and no more. A sequence that is empty is no limit.
+
+    A bucket may be exceeded by one call's worth, which is taken from what comes later; over time it is exact. Waiting
+    connections that share a bucket take turns. Of a transport without a socket nothing is metered.
+    """
+    lowest = socket_transport(transport)
+    connection = getattr(lowest, "socket", None)
+    if connection is None or not (read or write):
+        return
+    reading = Reading(lowest, clock, read) if read else None
+    writing = (Flushing if hasattr(lowest, "wait_to_write") else Writing)(lowest, clock, write) if write else None
+    kind = _Reads if writing is None else _Writes if reading is None else _ReadsAndWrites
+    # Its descriptor stays the same.
+    lowest.socket = kind(connection, reading, writing)
+    lowest.fileno = lowest.socket.fileno
+
+
+class _Metered(socket.socket):
+    """A socket in another's place. What is not metered is the socket's own method, with nothing in between."""
+
+    __slots__ = ("_read_most", "_readable", "_reading", "_writable", "_write_most", "_writing")
+
+    def __init__(self, replaced: socket.socket, reading: Allowance | None, writing: Allowance | None) -> None:
+        kind = (replaced.family, replaced.type, replaced.proto)
+        super().__init__(*kind, fileno=replaced.detach())
+        self.setblocking(False)
+        # Here is what is read for every message; it costs a tenth more in another object.
+        self._readable = self._writable = 0
+        self._read_most = self._write_most = 0
+        self._reading: Any = reading
+        self._writing: Any = writing
+
+    def close(self) -> None:
+        """Close the socket, give back what was not used, and wait for nothing any more."""
+        if self._reading is not None:
+            self._reading.end(self._readable)
+        if self._writing is not None:
+            self._writing.end(self._writable)
+        self._reading = self._writing = None
+        super().close()
+
+
+class _Reads(_Metered):
+    """A socket from which no more is read than may be."""
+
+    __slots__ = ()
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read; see recv(2)."""
+        if self._readable <= 0:
+            self._readable, self._read_most = self._reading.ask()
+        data = _recv(self, size if size < self._read_most else self._read_most, flags)
+        self._readable = left = self._readable - len(data)
+        if left <= 0:
+            self._readable, self._read_most = self._reading.spend(left)
+        return data
+
+    def recvmsg(self, size: int, ancillary: int = 0, flags: int = 0) -> Any:
+        """Read, and the descriptors that come along; see recvmsg(2)."""
+        if self._readable <= 0:
+            self._readable, self._read_most = self._reading.ask()
+        message = super().recvmsg(min(size, self._read_most), ancillary, flags)
+        self._readable = left = self._readable - len(message[0])
+        if left <= 0:
+            self._readable, self._read_most = self._reading.spend(left)
+        return message
+
+
+class _Writes(_Metered):
+    """A socket to which no more is written than may be."""
+
+    __slots__ = ()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write; see send(2)."""
+        if self._writable <= 0:
+            self._writable, self._write_most = self._writing.ask()
+        sent = _send(self, data if len(data) <= self._write_most else memoryview(data)[: self._write_most], flags)
+        self._writable = left = self._writable - sent
+        if left <= 0:
+            self._writable, self._write_most = self._writing.spend(left)
+        return sent
+
+    def sendmsg(self, buffers: Any, *arguments: Any) -> int:
+        """Write, and descriptors along with it; see sendmsg(2). Twisted sends one byte with each."""
+        if self._writable <= 0:
+            self._writable, self._write_most = self._writing.ask()
+        return self._count(super().sendmsg(buffers, *arguments))
+
+    def send_file(self, descriptor: int, offset: int, size: int) -> int:
+        """Write from a file; see sendfile(2)."""
+        if self._writable <= 0:
+            self._writable, self._write_most = self._writing.ask()
+        return self._count(os.sendfile(self.fileno(), descriptor, offset, min(size, self._write_most)))
+
+    def _count(self, sent: int) -> int:
+        self._writable = left = self._writable - sent
+        if left <= 0:
+            self._writable, self._write_most = self._writing.spend(left)
+        return sent
+
+
+class _ReadsAndWrites(_Reads, _Writes):
+    """Both."""
+
+    __slots__ = ()

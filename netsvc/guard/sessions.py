@@ -1,0 +1,205 @@
+"""The peers of a datagram port, and the limits that hold for each of them.
+
+A session begins with a peer's first datagram and ends when the peer has been silent. The table has two generations:
+a peer that is heard of is in the young one; after half of `sessionidle` the young one becomes the old one, and what
+was the old one is forgotten. So nothing is noted of a datagram but that it came. In a full table the peer that was
+found last among the old ones gives way: in a flood from forged addresses, one of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from netsvc.guard.buckets import Bucket
+from netsvc.guard.gate import Gate
+from netsvc.guard.refusals import Refusals
+from netsvc.limits import in_force
+
+__all__ = ["Session", "Sessions"]
+
+#: Seconds after which a silent peer is forgotten where `sessionidle` is lifted: the table must not only grow.
+_LONGEST_IDLE = 86400.0
+#: Bytes. No datagram is longer.
+_LONGEST = 65535.0
+
+#: A limit's name, what is left of it, and whether it only reports.
+_Rate = tuple[str, Bucket, bool]
+
+
+class Session:
+    """One peer of a port. `credit` is how many bytes it may still be sent."""
+
+    __slots__ = ("address", "began", "credit", "gate", "peer_key", "reads", "writes")
+
+    def __init__(self, address: Any, gate: Gate, peer_key: str, began: float) -> None:
+        self.address = address
+        #: Where it has been admitted, and is to leave.
+        self.gate = gate
+        self.peer_key = peer_key
+        self.began = began
+        self.credit: float = 0
+        self.reads: Sequence[_Rate] = ()
+        self.writes: Sequence[_Rate] = ()
+
+
+class Sessions:
+    """The peers of one datagram port. `netsvc.udp.UDPPort` asks it of every datagram that comes or goes.
+
+    `reads_paced` and `writes_paced` say whether a rate has to be asked for (`may_read`, `may_write`).
+    """
+
+    def __init__(self, clock: Any, gate: Gate, refusals: Refusals, *, verified: bool = False) -> None:
+        self.young: dict[Any, Session] = {}
+        self._old: dict[Any, Session] = {}
+        self._clock = clock
+        self._refusals = refusals
+        self._verified = verified
+        self._turn: Any = None
+        self.gate = gate
+
+    @property
+    def gate(self) -> Gate:
+        """The limits of this port. Those of a session that has begun already stay as they are, but for `amplify`."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: Gate) -> None:
+        self._gate = gate
+        levels = [level.limits for level in gate.levels]
+        amplify, self._amplify_reported = in_force(levels, "amplify")
+        self._unbounded = self._verified or amplify is None
+        self._amplify: float = 0 if self._unbounded else amplify
+        idle, _ = in_force(levels, "sessionidle")
+        self._half = (idle or _LONGEST_IDLE) / 2
+        self._life = in_force(levels, "life")
+        self._shared_reads = _shared(gate, "readall")
+        self._shared_writes = _shared(gate, "writeall")
+        #: Whether reading, or writing, has to be asked for.
+        self.reads_paced = bool(self._shared_reads) or any(
+            in_force(levels, name)[0] is not None for name in ("datagrams", "read", "life")
+        )
+        self.writes_paced = bool(self._shared_writes) or in_force(levels, "write")[0] is not None
+        #: Whether a datagram allows as many bytes as it has, and nothing more has to be asked.
+        self.plain = self._amplify == 1 and not self.writes_paced
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self._old)
+
+    def find(self, address: Any) -> Session | None:
+        """Return the session of a peer that is not among the young; a new one if the limits let it, else None."""
+        session = self._old.pop(address, None)
+        if session is None:
+            session = self._begin(address)
+            if session is None:
+                return None
+        self.young[address] = session
+        return session
+
+    def known(self, address: Any) -> Session | None:
+        """Return the session of a peer if there is one; to be sent something is not to be heard of."""
+        return self.young.get(address) or self._old.get(address)
+
+    def _begin(self, address: Any) -> Session | None:
+        gate = self._gate
+        if gate.full:
+            if not self._old:
+                self._old, self.young = self.young, {}
+            if self._old:
+                _, forgotten = self._old.popitem()
+                forgotten.gate.leave(forgotten.peer_key)
+        # The peer of a UNIX socket is a path, or nothing; who it is the system does not tell.
+        peer_key = gate.admit(address[0]) if type(address) is tuple else gate.admit(None, "")
+        if peer_key is None:
+            return None
+        now = self._clock.seconds()
+        session = Session(address, gate, peer_key, now)
+        if self._unbounded:
+            session.credit = math.inf
+        session.reads = self._rates(("datagrams", "read"), self._shared_reads, now)
+        session.writes = self._rates(("write",), self._shared_writes, now)
+        if self._turn is None:
+            self._turn = self._clock.callLater(self._half, self._turn_over)
+        return session
+
+    def _rates(self, names: Sequence[str], shared: Sequence[_Rate], now: float) -> Sequence[_Rate]:
+        levels = [level.limits for level in self._gate.levels]
+        own = []
+        for name in names:
+            rate, reported = in_force(levels, name)
+            if rate is not None:
+                # The longest datagram must fit, or it could never pass.
+                own.append((name, Bucket(rate, max(rate, 1.0 if name == "datagrams" else _LONGEST), now), reported))
+        return (*own, *shared)
+
+    def _turn_over(self) -> None:
+        for session in self._old.values():
+            session.gate.leave(session.peer_key)
+        self._old, self.young = self.young, {}
+        self._turn = self._clock.callLater(self._half, self._turn_over) if self._old else None
+
+    def room(self, session: Session, size: int) -> float:
+        """Return how many bytes may be sent to a peer unasked because of a datagram, where this is not `plain`."""
+        if self.writes_paced:
+            session.credit += size * self._amplify
+            return 0
+        return math.inf if self._unbounded else size * self._amplify
+
+    def may_read(self, session: Session, size: int) -> bool:
+        """Tell whether a datagram of a peer may be taken now, and count it."""
+        now = self._clock.seconds()
+        life, reported = self._life
+        if life is not None and now - session.began >= life:
+            session.began = now
+            self._refusals.count(self._gate.label, "life", session.peer_key, dry=reported, ended=True)
+            if not reported:
+                # Its next datagram begins another one, if the limits let it.
+                self.young.pop(session.address, None)
+                self._old.pop(session.address, None)
+                session.gate.leave(session.peer_key)
+                return False
+        return self._take(session, session.reads, size, now)
+
+    def may_write(self, session: Session, size: int) -> bool:
+        """Tell whether a datagram to a peer may be sent now, and count it."""
+        return self._take(session, session.writes, size, self._clock.seconds())
+
+    def _take(self, session: Session, rates: Sequence[_Rate], size: int, now: float) -> bool:
+        for name, bucket, reported in rates:
+            amount = 1 if name == "datagrams" else size
+            if bucket.wait(amount, now) > 0:
+                self._refusals.count(self._gate.label, name, session.peer_key, dry=reported)
+                if not reported:
+                    return False
+            else:
+                bucket.take(amount, now)
+        return True
+
+    def overdrawn(self, address: Any, session: Session | None) -> bool:
+        """Count an answer for which there is no credit; return whether it may go out all the same."""
+        if self._unbounded:
+            return True
+        key = session.peer_key if session else str(address[0] if type(address) is tuple else address)
+        self._refusals.count(self._gate.label, "amplify", key, dry=self._amplify_reported)
+        return self._amplify_reported
+
+    def close(self) -> None:
+        """Forget every peer."""
+        for session in (*self._old.values(), *self.young.values()):
+            session.gate.leave(session.peer_key)
+        self._old.clear()
+        self.young.clear()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+
+
+def _shared(gate: Gate, name: str) -> list[_Rate]:
+    """List the buckets that everything at a level takes from."""
+    found = []
+    for level in gate.levels:
+        bucket = level.bucket(name)
+        if bucket is not None:
+            found.append((name, bucket, level.reports(name)))
+    return found

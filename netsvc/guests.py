@@ -1,0 +1,185 @@
+"""The twistd plugins of a plan in a running process: which stay, which come and which go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from netsvc.embedded import EmbeddedService, embedded_labels
+from netsvc.errors import MistakeError
+from netsvc.guard import Guard, GuardedFactory
+from netsvc.guard.gate import Gate
+from netsvc.guard.level import Level
+from netsvc.interfaces import Kind
+from netsvc.plan import Plan, TwistdUse
+
+__all__ = ["Guest", "Moving"]
+
+_log = Logger(namespace="netsvc")
+
+
+class Guest:
+    """One twistd plugin that runs, in the place of a service: it drains as its ports close, and is stopped after."""
+
+    def __init__(self, embedded: EmbeddedService) -> None:
+        self.embedded = embedded
+        self.key = embedded.label
+        self.gates: set[Gate] = set()
+        self.is_open = True
+        self._stopped: Deferred[None] | None = None
+
+    def drain(self) -> Deferred[None]:
+        """Take what waits, and close the ports."""
+        return self.embedded.stop_listening()
+
+    def renew(self) -> None:
+        """Admit the next connections by the limits as they are now."""
+        for _, listening in self.embedded._ports.open():
+            port: Any = listening.port
+            factory = getattr(port, "factory", None)
+            # TLS or PROXY may stand around the guard.
+            while factory is not None and not isinstance(factory, GuardedFactory):
+                factory = getattr(factory, "wrappedFactory", None) or getattr(factory, "factory", None)
+            for gated in (factory, getattr(port, "sessions", None)):
+                if gated is not None:
+                    # It finds out anew what holds.
+                    gated.gate = gated.gate
+
+    def takes(self, kind: Kind, number: int) -> bool:
+        """Tell whether it has a port of this number."""
+        ports = [each for _, each in self.embedded._ports.open() if each.datagrams == (kind == "datagram")]
+        return any(getattr(each.port.getHost(), "port", None) == number for each in ports)
+
+    def close(self) -> bool:
+        """Close its ports at once, after taking what waits there; return whether there were any."""
+        ports = [listening for _, listening in self.embedded._ports.open()]
+        for listening in ports:
+            listening.take_waiting()
+            listening.abandon()
+        return bool(ports)
+
+    def note_gates(self, guard: Guard) -> set[Gate]:
+        """Return the gates by which its connections have come."""
+        level = self.embedded.level
+        self.gates = {connection.gate for connection in guard.live if level in connection.gate.levels}
+        return self.gates
+
+    def stop(self) -> Deferred[None] | None:
+        """Stop it, once. The Deferred fires when it has stopped."""
+        if self._stopped is None:
+            self._stopped = self.embedded.stop()
+        return self._stopped
+
+
+class Moving:
+    """The passage from the plugins that run to those of another plan. See `netsvc.transition`.
+
+    One whose words are the same goes on. One that changes is stopped, and started anew with its new words: where its
+    ports are the same they are closed for that moment.
+    """
+
+    def __init__(self, running: Sequence[Guest], plan: Plan, guard: Guard, reactor: Any) -> None:
+        #: Those of the new plan, in its order.
+        self.guests: list[Guest] = []
+        self.added: list[Guest] = []
+        self.gone = list(running)
+        #: Called with a line when a port cannot be opened after the start.
+        self.failed: Callable[[str], None] = _warn
+        #: In place of those that were closed for nothing, as the passage has failed.
+        self.restored: dict[Guest, Guest] = {}
+        self._plan = plan
+        self._guard = guard
+        self._reactor = reactor
+        self._blocked = False
+
+    def prepare(
+        self, final: list[Callable[[], object]], undo: list[Callable[[], object]], *, gives_room: bool
+    ) -> list[str]:
+        """Build what is new, and open its ports where nothing is in their way. Return every mistake.
+
+        `gives_room` says that ports of listeners will be closed.
+        """
+        mistakes: list[str] = []
+        found: dict[int, Guest] = {}
+        for place, use in enumerate(self._plan.twistd):
+            same = next((guest for guest in self.gone if guest.embedded.use.words == use.words), None)
+            if same is None:
+                continue
+            found[place] = same
+            self.gone.remove(same)
+            try:
+                final.append(same.embedded.level.prepare(use.limits))
+                final.append(partial(setattr, same.embedded, "use", use))
+            except MistakeError as error:
+                mistakes += [f"{use.place}{mistake}" for mistake in error.mistakes]
+        added = [(place, use) for place, use in enumerate(self._plan.twistd) if place not in found]
+        taken = [*self._plan.uses, *(guest.key for guest in (*found.values(), *self.gone))]
+        for (place, use), label in zip(added, embedded_labels([use for _, use in added], taken), strict=True):
+            try:
+                guest = Guest(self._build(use, label))
+            except MistakeError as error:
+                mistakes += error.mistakes
+                continue
+            found[place] = guest
+            self.added.append(guest)
+            undo.append(partial(_abandon, guest))
+            try:
+                guest.embedded.privileged_start()
+            except MistakeError as error:
+                guest.embedded.abandon()
+                guest.is_open = False
+                # What is in its way may be what it shall replace.
+                mistakes += [] if self.gone or gives_room else error.mistakes
+        self.guests = [found[place] for place in sorted(found)]
+        return mistakes
+
+    def _build(self, use: TwistdUse, label: str) -> EmbeddedService:
+        try:
+            level = Level(label, use.limits, self._guard.clock)
+        except MistakeError as error:
+            raise MistakeError([f"{use.place}{mistake}" for mistake in error.mistakes]) from error
+        return EmbeddedService(use, self._guard, self._reactor, label=label, level=level, failed=self.failed)
+
+    def close(self, old: Guest, undo: list[Callable[[], object]]) -> None:
+        """Close the ports of one that goes, as they are in the way of something new."""
+        if old.close():
+            undo.append(partial(self._restore, old))
+
+    def start(self, undo: list[Callable[[], object]], make_room: Callable[[], None]) -> None:
+        """Start what is new. Raises `MistakeError`. `make_room` closes the ports of listeners that go."""
+        for guest in self.added:
+            if not guest.is_open:
+                make_room()
+                for old in self.gone:
+                    self.close(old, undo)
+                # Before what it shall replace is started again, it has to be closed.
+                undo.append(partial(_abandon, guest))
+                guest.embedded = self._build(guest.embedded.use, guest.key)
+                guest.is_open = True
+                guest.embedded.privileged_start()
+            guest.embedded.start()
+
+    def _restore(self, old: Guest) -> None:
+        try:
+            embedded = self._build(old.embedded.use, old.key)
+            embedded.privileged_start()
+            embedded.start()
+        except MistakeError as error:
+            for mistake in error.mistakes:
+                _log.critical("{guest} does not run any more: {mistake}", guest=old.key, mistake=mistake)
+            return
+        self.restored[old] = Guest(embedded)
+
+
+def _abandon(guest: Guest) -> None:
+    if guest.is_open:
+        guest.is_open = False
+        guest.embedded.abandon()
+
+
+def _warn(line: str) -> None:
+    _log.critical("{line}", line=line)

@@ -1,0 +1,288 @@
+"""What runs: one listener with its open port, and the whole of a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from socket import AF_INET, AF_INET6
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import _SystemdParser
+from twisted.logger import Logger
+
+from netsvc.datagram import ECHO_LIKE_PORTS
+from netsvc.departures import Departures, Leaving
+from netsvc.discovery import ANYTHING, describe
+from netsvc.errors import MistakeError
+from netsvc.guard import Guard
+from netsvc.guard.gate import Gate
+from netsvc.guard.level import Level
+from netsvc.guests import Guest
+from netsvc.hush import hushed
+from netsvc.inherited import Inherited
+from netsvc.instances import RunningService
+from netsvc.listeners import Listening, listen
+from netsvc.plan import Listener, Plan
+
+__all__ = ["Running", "RunningListener", "label"]
+
+_log = Logger(namespace="netsvc")
+
+
+def label(listener: Listener) -> str:
+    """Name a listener in the log."""
+    return f"{listener.use} {listener.protocol}"
+
+
+class RunningListener:
+    """One listener of the running plan. `service` is the one that serves its next connections."""
+
+    def __init__(self, guard: Guard, listener: Listener, service: RunningService) -> None:
+        self.listener = listener
+        self.service = service
+        #: Where it is open, once it is.
+        self.listening: Listening | None = None
+        #: Every gate by which its connections have come, for as long as there are any.
+        self.gates: set[Gate] = set()
+        self._guard = guard
+        self._level: Level | None = None
+        #: What the port has: a guarded factory, or a datagram protocol.
+        self._front: Any = None
+        self._paused = False
+        self._unwanted = False
+
+    @property
+    def port(self) -> Any:
+        """The open port."""
+        assert self.listening is not None
+        return self.listening.port
+
+    def open(self, reactor: Any, inherited: Inherited | None = None) -> Deferred[Listening]:
+        """Open it. Raises `MistakeError` if its protocol cannot be built; the Deferred may fail with `ListenError`."""
+        if self._front is None:
+            self._front = self.service.protocol(self.listener.protocol)
+            self.prepare_limits(self.listener)()
+            if self.listener.address.kind == "stream":
+                name = label(self.listener)
+                self._front = self._guard.wrap(self._front, name, self.service.level)
+                address = self.listener.address
+                self._front.outermost = address.scheme == "inet" and address.proxy is None
+                self.regate()
+            else:
+                self._front.noisy = False
+        passed = _SystemdParser._sddaemon
+        try:
+            # Twisted's "starting on" comes before the start is sure, and says less than the host's own line.
+            address = self.listener.address
+            opening = hushed(listen, reactor, address, self._front, inherited, self._refused_by_proxy)
+        finally:
+            # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
+            _SystemdParser._sddaemon = passed
+        return opening.addCallback(self._opened)
+
+    def _refused_by_proxy(self, reason: str, host: str) -> None:
+        self._guard.refusals.count(label(self.listener), reason, host)
+
+    def _opened(self, listening: Listening) -> Listening:
+        if self._unwanted:
+            listening.stop()
+            return listening
+        self.listening = listening
+        if self.listener.address.kind == "datagram":
+            self.regate()
+        if self._paused:
+            self.pause()
+        return listening
+
+    def pause(self) -> None:
+        """Take nothing, until `resume` is called: what comes waits."""
+        self._paused = True
+        if self.listening is not None and hasattr(self.port, "stopReading"):
+            self.port.stopReading()
+
+    def resume(self) -> None:
+        """Take what waits, and what comes."""
+        if self._paused and self.listening is not None and hasattr(self.port, "startReading"):
+            self.port.startReading()
+        self._paused = False
+
+    def swap(self, listener: Listener, service: RunningService) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Put another protocol behind the open port. Return what undoes it, and what makes it final.
+
+        Raises `MistakeError` if that protocol cannot be built or started, and then has changed nothing.
+        """
+        if self._front is None:
+            # It waits for another port to be closed.
+            self.listener, self.service = listener, service
+            return _nothing, _nothing
+        protocol = service.protocol(listener.protocol)
+        before = self.listener, self.service
+        try:
+            steps = (self._swap_factory if listener.address.kind == "stream" else self._swap_protocol)(protocol)
+        except ANYTHING as error:
+            raise MistakeError([f"{label(listener)} cannot start: {describe(error)}"]) from error
+        self.listener, self.service = listener, service
+
+        def undo() -> None:
+            self.listener, self.service = before
+            steps[0]()
+
+        return undo, steps[1]
+
+    def _swap_factory(self, factory: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+        before = self._front.factory
+
+        def undo() -> None:
+            self._front.factory = before
+
+        self._front.factory = factory
+        return undo, _nothing
+
+    def _swap_protocol(self, protocol: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+        before, port = self._front, self.port
+        if protocol is before:
+            # Its author makes one object for all listeners.
+            return _nothing, _nothing
+
+        def undo() -> None:
+            self._front = port.protocol = before
+            protocol.doStop()
+
+        protocol.noisy = False
+        protocol.makeConnection(port)
+        self._front = port.protocol = protocol
+        return undo, before.doStop
+
+    def prepare_limits(self, listener: Listener) -> Callable[[], None]:
+        """Do all of a change of its own limits that can fail, and return what does the rest. Raises `MistakeError`."""
+        level = self._level
+        if not listener.limits:
+            return partial(setattr, self, "_level", None)
+        if level is None or level.name != label(listener):
+            return partial(setattr, self, "_level", Level(label(listener), listener.limits, self._guard.clock))
+        return level.prepare(listener.limits)
+
+    def renew(self) -> None:
+        """Take what comes, by the plan as it is now."""
+        self.resume()
+        if self.listening is not None:
+            self.regate()
+            if self.listening.certificates is not None:
+                self.listening.certificates.look()
+
+    def regate(self) -> None:
+        """Admit the next connections by the limits as they are now."""
+        guard, listener = self._guard, self.listener
+        name = label(listener)
+        levels = [guard.process, self.service.level, *([self._level] if self._level else [])]
+        gate = Gate(levels, guard.refusals, name, listener.address.kind, guard.clock)
+        if listener.address.kind == "stream":
+            self._front.label = name
+            self._front.gate = gate
+            self.gates.add(gate)
+            self.service.gates.add(gate)
+            return
+        sessions = getattr(self.port, "sessions", None)
+        if sessions is not None and list(sessions.gate.levels) == levels:
+            sessions.gate = gate
+            return
+        self.port.sessions = guard.sessions(name, self.service.level, verified=self.service.verifies_peers)
+        self.port.sessions.gate = gate
+        if sessions is not None:
+            # Its peers were admitted by levels that are not asked any more.
+            sessions.close()
+
+    def gate(self) -> Gate | None:
+        """Return the gate that the next connections come by."""
+        return cast(Gate, self._front.gate) if self.listener.address.kind == "stream" else None
+
+    def socket(self) -> Any:
+        """Return the socket of the port, if it is one of the Internet's."""
+        bound = getattr(self.port, "socket", None)
+        return bound if getattr(bound, "family", None) in (AF_INET, AF_INET6) else None
+
+    def port_number(self) -> int:
+        """Return the real number of the port, 0 if it has none."""
+        number = getattr(self.port.getHost(), "port", 0)
+        return number if isinstance(number, int) else 0
+
+    def share(self) -> None:
+        """Leave the socket as it is when the port is closed: somebody else has it as well."""
+        self.port._shouldShutdown = False
+
+    def close(self, *, take: bool = True) -> None:
+        """Close the port at once, after taking what waits there. What is being opened is closed when it is open."""
+        self._unwanted = self.listening is None
+        if self.listening is not None:
+            listening, self.listening = self.listening, None
+            if take:
+                listening.take_waiting()
+            # Twisted's own line about it says less than ours.
+            hushed(listening.abandon)
+
+    def own_place(self) -> int | bytes | None:
+        """Return the UDP port, or the path of the datagram socket, from which no datagram is to be answered."""
+        if self.listening is None:
+            return None
+        host: Any = self.port.getHost()
+        if getattr(host, "type", "") == "UDP":
+            return cast(int, host.port)
+        return cast(bytes, host.name) if self.listening.datagrams else None
+
+    def announce(self) -> None:
+        """Say where it listens."""
+        assert self.listening is not None
+        _log.info(
+            "{service} {protocol} listens on {place}",
+            service=self.listener.use,
+            protocol=self.listener.protocol,
+            place=self.listening.place(),
+        )
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass
+class Running:
+    """Everything that runs in a process: the plan, its services by key, its listeners and plugins in its order."""
+
+    reactor: Any
+    guard: Guard
+    departures: Departures
+    plan: Plan = field(default_factory=lambda: Plan({}, ()))
+    services: dict[str, RunningService] = field(default_factory=dict)
+    listeners: list[RunningListener] = field(default_factory=list)
+    guests: list[Guest] = field(default_factory=list)
+    #: See `netsvc.interfaces.Context`. One object for ever, for the services have it.
+    own_ports: set[int | bytes] = field(default_factory=set)
+
+    def leave(
+        self, services: Iterable[RunningService], gates: set[Gate], guests: Iterable[Guest], seconds: float
+    ) -> None:
+        """Let go what is not in the plan any more: listeners whose gates these are, services, plugins."""
+        leaving: list[RunningService | Guest] = [*services, *guests]
+        for guest in guests:
+            guest.drain()
+            gates |= guest.note_gates(self.guard)
+        if leaving or gates:
+            self.departures.drain(leaving, gates, seconds)
+
+    def note_ports(self) -> None:
+        """Bring `own_ports` up to date."""
+        open_now = {place for listener in self.listeners if (place := listener.own_place()) is not None}
+        for guest in self.guests:
+            open_now |= guest.embedded.own_ports()
+        self.own_ports &= open_now | ECHO_LIKE_PORTS
+        self.own_ports |= open_now
+
+    def prune(self) -> None:
+        """Forget the gates that nobody has come by who is still there, and nobody will."""
+        wanted = {connection.gate for connection in self.guard.live}
+        wanted |= {gate for listener in self.listeners if (gate := listener.gate()) is not None}
+        holders: list[RunningListener | Leaving] = [*self.listeners, *self.services.values(), *self.departures.retiring]
+        for holder in holders:
+            holder.gates &= wanted

@@ -1,0 +1,168 @@
+"""Replaces the workers of one plan by those of another: all of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import _SystemdParser
+
+from netsvc.briefing import Retirement
+from netsvc.difference import compare, describe_changes, may_clash, same_socket
+from netsvc.errors import MistakeError
+from netsvc.inherited import Inherited
+from netsvc.keyfiles import read_key_files
+from netsvc.listeners import ListenError
+from netsvc.plan import Listener, Plan
+from netsvc.ports import HeldPort, hold
+from netsvc.slot import Slot
+from netsvc.sockets import bound_socket
+
+__all__ = ["Turnover"]
+
+#: Seconds for all new workers to be ready.
+START_LIMIT = 60.0
+
+
+class Turnover:
+    """One passage from the workers of a plan to those of another.
+
+    `prepare` binds what is new, `begin` starts the new workers, which take nothing yet. When all are ready, `finish`
+    has them serve, and the old ones retire: the sockets are the same, so that nobody who waits is lost between them.
+    `undo` leaves everything as it was.
+    """
+
+    def __init__(
+        self, old: Plan, held: Sequence[HeldPort], key_files: Sequence[Mapping[str, str]], plan: Plan, reactor: Any
+    ) -> None:
+        self.plan = plan
+        self.difference = compare(old, plan)
+        #: For each listener of the plan.
+        self.held: list[HeldPort] = []
+        self.key_files: list[Mapping[str, str]] = []
+        self.slots: list[Slot] = []
+        self._old = old
+        self._old_held = held
+        self._old_key_files = key_files
+        self._reactor = reactor
+        self._undo: list[Callable[[], object]] = []
+        self._ready = 0
+        self._started: Deferred[None] | None = None
+        self._deadline: Any = None
+
+    def prepare(self) -> list[str]:
+        """Bind what is new. Return every mistake."""
+        kept = {new: old for old, new in self.difference.kept}
+        found: dict[int, HeldPort] = {}
+        failures: list[str] = []
+        for place, listener in enumerate(self.plan.listeners):
+            key_files = read_key_files(listener.address)
+            if place in kept:
+                found[place] = self._old_held[kept[place]]
+                # What root could read at the start, this user may not be able to.
+                key_files = {**self._old_key_files[kept[place]], **key_files}
+            self.key_files.append(key_files)
+        free = {place: self._old_held[place] for place in self.difference.closed}
+        for place in self.difference.opened:
+            listener = self.plan.listeners[place]
+            same = [old for old in free if same_socket(self._old.listeners[old].address, listener.address)]
+            try:
+                found[place] = free.pop(same[0]) if same else self._hold(listener)
+            except (ListenError, OSError) as error:
+                where = f"{listener.use} {listener.protocol} cannot listen on {listener.address.text}"
+                failures.append(f"{listener.place}{where}: {error}")
+        self.held = [found[place] for place in sorted(found)]
+        for held in self.held:
+            try:
+                held.grow(self.plan.workers)
+            except OSError as error:
+                failures.append(f"{held.listening.place()} cannot be bound for every worker: {error.strerror}")
+        self._undo.append(self._shrink)
+        return failures
+
+    def _hold(self, listener: Listener) -> HeldPort:
+        address = listener.address
+        inherited = None
+        for place in self.difference.closed:
+            port = self._old_held[place].listening.port
+            number = getattr(port.getHost(), "port", 0)
+            if may_clash(self._old.listeners[place].address, number if isinstance(number, int) else 0, address):
+                if not address.port:
+                    raise ListenError(
+                        "its place is still that of another listener; remove that one first, by a reload of its own"
+                    )
+                # The old ones let others in, as there is one for each worker.
+                bound = bound_socket(address, beside=True)
+                inherited = Inherited([bound.detach()])
+                break
+        passed = _SystemdParser._sddaemon
+        try:
+            held = hold(self._reactor, address, self.plan.workers, inherited)
+        finally:
+            # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
+            _SystemdParser._sddaemon = passed
+        self._undo.append(held.close)
+        return held
+
+    def _shrink(self) -> None:
+        for held in self.held:
+            if held in self._old_held:
+                held.resize(self._old.workers)
+
+    def begin(self, make_slot: Callable[..., Slot]) -> Deferred[None]:
+        """Start the new workers. The Deferred fires when all are ready, or fails with `MistakeError`."""
+        self._started = started = Deferred[None]()
+        self._deadline = self._reactor.callLater(START_LIMIT, self.fail, f"not ready after {START_LIMIT:g} s")
+        for place in range(self.plan.workers):
+            slot = make_slot(place, ready=self._slot_ready, failed=self.fail, ended=partial(self._slot_ended, place))
+            self.slots.append(slot)
+        for slot in self.slots:
+            if self._started is not None:
+                slot.start()
+        return started
+
+    def _slot_ready(self) -> None:
+        self._ready += 1
+        if self._ready == self.plan.workers:
+            self._settle().callback(None)
+
+    def _slot_ended(self, place: int) -> None:
+        self.fail(f"worker {place + 1} ended before all were ready")
+
+    def fail(self, reason: str) -> None:
+        """Give up."""
+        if self._started is not None:
+            self._settle().errback(MistakeError(reason.splitlines()))
+
+    def _settle(self) -> Deferred[None]:
+        started, self._started = self._started, None
+        self._deadline.cancel()
+        assert started is not None
+        return started
+
+    def undo(self) -> list[Slot]:
+        """Close what was bound, and end what was started. Returns the slots that are still to end."""
+        while self._undo:
+            self._undo.pop()()
+        for slot in self.slots:
+            slot.stop()
+        return [slot for slot in self.slots if slot.child is not None]
+
+    def finish(self, old_slots: Sequence[Slot]) -> str:
+        """Have the new workers serve, and the old ones retire. Returns what changed, in one line."""
+        difference, count = self.difference, len(self._old.listeners)
+        gone = [place for place in difference.closed if self._old_held[place] not in self.held]
+        # Ours first: a worker takes what waits for it, and then closes the port for good.
+        for place in gone:
+            self._old_held[place].close()
+        for held in self.held:
+            held.resize(self.plan.workers)
+        for number, slot in enumerate(old_slots):
+            closed = gone if number < self.plan.workers else range(count)
+            slot.retire(Retirement(tuple(closed), difference.closed, self.plan.drain).to_line())
+        for slot in self.slots:
+            if slot.child is not None:
+                slot.child.order(b"serve\n")
+        return describe_changes(self._old, self.plan, difference)

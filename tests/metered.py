@@ -1,0 +1,182 @@
+"""Transports of every kind over a pair of sockets, in a reactor whose time is a test's."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.posixbase import _DisconnectSelectableMixin
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+
+from netsvc.guard.buckets import Bucket
+from netsvc.guard.meter import meter
+from netsvc.reactor import NetsvcReactor
+from netsvc.transports import TCPPort, UNIXPort
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "tcp": tcp.Server,
+    "unix": unix.Server,
+    "flushed tcp": TCPPort.transport,
+    "flushed unix": UNIXPort.transport,
+}
+
+#: Rounds of a turn after which a reactor that is still called is one that never rests.
+_ROUNDS = 5000
+
+
+class Loop(Clock, _DisconnectSelectableMixin):
+    """A reactor of one test: its time stands still unless told otherwise."""
+
+    _flush_all: Any = NetsvcReactor._flush_all
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.advance(1000.7)
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self.flushes: list[Any] = []
+
+    @property
+    def _selectables(self) -> set[int]:
+        return {each.fileno() for each in self.readers | self.writers}
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.add(reader)
+
+    def addWriter(self, writer: Any) -> None:
+        self.writers.add(writer)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.discard(reader)
+
+    def removeWriter(self, writer: Any) -> None:
+        self.writers.discard(writer)
+
+    def settle(self, outside: Callable[[], bool] = lambda: False) -> None:
+        """Turn until nothing is left to do at this time; `outside` does what the peers do, and tells if anything."""
+        still = 0
+        for _ in range(_ROUNDS):
+            moved = outside()
+            self.advance(0)
+            self._flush_all()
+            readable, writable, _ = select.select(self.readers, self.writers, (), 0)
+            for ready, method in ((readable, "doRead"), (writable, "doWrite")):
+                for each in ready:
+                    if each in (self.readers if method == "doRead" else self.writers):
+                        why = getattr(each, method)()
+                        if why:
+                            self._disconnectSelectable(each, why, method == "doRead")
+            still = 0 if moved or readable or writable or self.flushes else still + 1
+            # What was flushed in the one round, peers see in the next.
+            if still == 2:
+                return
+        raise AssertionError("it never rests")
+
+    def run(self, seconds: float, outside: Callable[[], bool] = lambda: False, step: float = 0.01) -> None:
+        """Let time pass."""
+        for _ in range(round(seconds / step)):
+            self.advance(step)
+            self.settle(outside)
+
+
+class Peer:
+    """The far end of a connection: sends all that it is given, and keeps what comes, if it may."""
+
+    def __init__(self, own: socket.socket) -> None:
+        own.setblocking(False)
+        self.socket = own
+        self.to_send = b""
+        self.sent = 0
+        self.received = bytearray()
+        self.reads = True
+        self.ended = False
+
+    def move(self) -> bool:
+        moved = False
+        if self.socket.fileno() < 0:
+            return False
+        try:
+            if self.to_send:
+                count = self.socket.send(self.to_send[:65536])
+                self.to_send = self.to_send[count:]
+                self.sent += count
+                moved = True
+        except BlockingIOError:
+            pass
+        try:
+            if self.reads and not self.ended:
+                data = self.socket.recv(1 << 20)
+                self.received += data
+                self.ended = not data
+                moved = True
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.ended = moved = True
+        return moved
+
+
+class Sink(Protocol):
+    """Keeps what comes, chunk by chunk, and what it is told."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.lost = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost += 1
+
+    @property
+    def got(self) -> int:
+        return sum(map(len, self.chunks))
+
+
+class Echo(Sink):
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.transport.write(data)
+
+
+class Line:
+    """One metered connection, and its peer."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        kind: str,
+        protocol: Any = None,
+        read: Sequence[Bucket] = (),
+        write: Sequence[Bucket] = (),
+    ) -> None:
+        self.loop = loop
+        ours, theirs = socket.socketpair()
+        self.peer = Peer(theirs)
+        self.protocol = protocol or Sink()
+        address: Any = "peer" if "unix" in kind else ("192.0.2.1", 4000)
+        self.transport = KINDS[kind](ours, self.protocol, address, None, 1, loop)
+        meter(self.transport, loop, read, write)
+        self.protocol.makeConnection(self.transport)
+
+    def settle(self) -> None:
+        self.loop.settle(self.peer.move)
+
+    def run(self, seconds: float, step: float = 0.01) -> None:
+        self.loop.run(seconds, self.peer.move, step)
+
+    def close(self) -> None:
+        self.peer.socket.close()
+        if not self.protocol.lost:
+            self.transport.abortConnection()
+            self.loop.advance(0)
+        assert not self.loop.getDelayedCalls()
+        assert not self.loop.readers
+        assert not self.loop.writers

@@ -1,0 +1,173 @@
+"""A listener behind `proxy:` on a reactor of its own, which turns when the test says so."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
+
+from netsvc.address import parse_address
+from netsvc.listeners import Listening, listen
+
+#: Seconds that something may take before the test gives up.
+PATIENCE = 10.0
+#: Turns after which what has not happened will not.
+STILL = 30
+
+LOOPBACK = "proxy:trust=127.0.0.0/8:127.0.0.1:0"
+TCP4 = b"PROXY TCP4 192.0.2.9 192.0.2.1 4000 443\r\n"
+
+
+class Inner(Protocol):
+    """What a service would have; `made` is what it does at once, and `received` what it does with data."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.events: list[str] = []
+        self.made: Callable[[Any], object] = lambda inner: None
+
+    def connectionMade(self) -> None:
+        self.events.append("made")
+        self.made(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.events.append("lost")
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfCloseable(Inner):
+    """One that goes on to write when the client has ended."""
+
+    def readConnectionLost(self) -> None:
+        self.events.append("read lost")
+
+    def writeConnectionLost(self) -> None:
+        self.events.append("write lost")
+
+
+class Inners(Factory):
+    """Keeps the addresses that it is asked to build for, and what it built."""
+
+    noisy = False
+
+    def __init__(self, kind: Callable[[], Any] = Inner) -> None:
+        self.kind = kind
+        self.addresses: list[Any] = []
+        self.built: list[Any] = []
+        self.started = 0
+
+    def startFactory(self) -> None:
+        self.started += 1
+
+    def stopFactory(self) -> None:
+        self.started -= 1
+
+    def buildProtocol(self, addr: object) -> Any:
+        self.addresses.append(addr)
+        self.built.append(self.kind())
+        return self.built[-1]
+
+
+class Served:
+    """A factory behind one or more addresses."""
+
+    def __init__(self, reactor: Any, factory: Any = None) -> None:
+        self.reactor = reactor
+        self.factory = factory or Inners()
+        self.refusals: list[tuple[str, str]] = []
+        self.sockets: list[socket.socket] = []
+        self.listening: list[Listening] = []
+
+    def listen(self, text: str) -> Listening:
+        results: list[Any] = []
+        opening = listen(
+            self.reactor,
+            parse_address(text, "stream"),
+            self.factory,
+            refused=lambda reason, host: self.refusals.append((reason, host)),
+        )
+        opening.addBoth(results.append)
+        if not isinstance(results[0], Listening):
+            results[0].raiseException()
+        self.listening.append(results[0])
+        return self.listening[-1]
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        host: Any = self.listening[-1].port.getHost()
+        client = socket.socket(socket.AF_UNIX if hasattr(host, "name") else socket.AF_INET)
+        client.connect(host.name if hasattr(host, "name") else ("127.0.0.1", host.port))
+        client.sendall(data)
+        client.setblocking(False)
+        self.sockets.append(client)
+        return client
+
+    def inner(self, data: bytes = b"") -> tuple[socket.socket, Any]:
+        """Connect, send, and return the protocol that was built for it as well."""
+        before = len(self.factory.built)
+        client = self.connect(data)
+        self.until(lambda: len(self.factory.built) > before)
+        return client, self.factory.built[-1]
+
+    def turn(self, count: int = STILL) -> None:
+        for _ in range(count):
+            self.reactor.runUntilCurrent()
+            self.reactor.doIteration(0)
+
+    def until(self, done: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not done():
+            assert time.monotonic() < deadline
+            self.turn(1)
+
+    def read(self, client: socket.socket, size: int | None = None) -> bytes:
+        """Read so many bytes, or all to the end."""
+        data, deadline = b"", time.monotonic() + PATIENCE
+        while size is None or len(data) < size:
+            assert time.monotonic() < deadline, f"no end after {data!r}"
+            self.turn(1)
+            try:
+                chunk = client.recv(65536)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return data + b"<reset>"
+            if not chunk:
+                break
+            data += chunk
+        return data
+
+    def close(self) -> None:
+        for client in self.sockets:
+            client.close()
+        self.turn()
+        stopping = [listening.stop() for listening in self.listening]
+        self.turn()
+        assert all(isinstance(each, Deferred) and each.called for each in stopping)
+        assert getattr(self.factory, "started", 0) == 0
+        assert self.reactor.getDelayedCalls() == []
+        assert set(self.reactor.getReaders()) <= self.reactor._internalReaders
+        assert self.reactor.getWriters() == []
+        for reader in list(self.reactor._internalReaders):
+            self.reactor._internalReaders.remove(reader)
+            self.reactor.removeReader(reader)
+            reader.connectionLost(None)
+        self.reactor._poller.close()
+
+
+def on_reactor(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Serve on the reactor that is the parameter. For a fixture."""
+    made = Served(request.param())
+    yield made
+    made.close()

@@ -1,0 +1,170 @@
+"""Which certificate serves whom, and what is said of those that cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.interfaces import IProtocolNegotiationFactory
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from netsvc.address import TLS, parse_address
+from netsvc.certificates import (
+    LONGEST_FILE,
+    MOST_CERTIFICATES,
+    CertificateError,
+    Place,
+    find_places,
+    read_file,
+    read_identity,
+)
+from netsvc.listeners import ListenError, check_address, listen
+from netsvc.tls import Certificates, check_tls
+from tests.logs import Lines, collected
+from tests.loopback import reactor
+from tests.pems import BROKEN, Handshake, Pem, pair, plain_factory, serial, small_rsa, write_directory
+
+lines = pytest.fixture(collected)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> dict[str, Pem]:
+    return write_directory(tmp_path)
+
+
+@implementer(IProtocolNegotiationFactory)
+class Speaking(Factory):
+    noisy = False
+    protocol = Protocol
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"netsvc/2", b"netsvc/1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("one.example.org", "one"),
+        ("www.one.example.org", "one"),
+        ("ONE.Example.ORG", "one"),
+        ("two.example.org", "two"),
+        ("live.example.org", "live"),
+        # Exactly before any wildcard, which is for one label.
+        ("wild.one.example.org", "two"),
+        ("x.one.example.org", "wild"),
+        ("x.y.one.example.org", "live"),
+        ("unknown.example.net", "live"),
+        ("org", "live"),
+        (None, "live"),
+    ],
+)
+def test_the_name_that_a_client_asks_for_chooses(
+    directory: dict[str, Pem], name: str | None, expected: str, tmp_path: Path, clock: Clock
+) -> None:
+    certificates = Certificates(TLS(directory=str(tmp_path)), clock)
+    # live.example.org is the first by the names of the files.
+    assert serial(certificates, name) == directory[expected].serial
+
+
+def test_who_asks_for_no_name_that_is_known_gets_the_default(
+    directory: dict[str, Pem], tmp_path: Path, clock: Clock
+) -> None:
+    default = Pem("default.example.org")
+    (tmp_path / "default.pem").write_bytes(default.both)
+    certificates = Certificates(TLS(directory=str(tmp_path)), clock)
+    assert serial(certificates) == serial(certificates, "unknown.example.net") == default.serial
+    assert serial(certificates, "one.example.org") == directory["one"].serial
+
+
+def test_a_single_certificate_is_for_every_name(tmp_path: Path, clock: Clock) -> None:
+    pem = Pem("example.org")
+    certificates = Certificates(pair(pem.write(tmp_path)), clock)
+    assert serial(certificates, "something.else") == serial(certificates) == pem.serial
+
+
+def test_alpn_and_the_lowest_version_hold_for_a_certificate_that_was_chosen(
+    directory: dict[str, Pem], tmp_path: Path, clock: Clock
+) -> None:
+    wrapped = Certificates(TLS(directory=str(tmp_path)), clock).wrap(Speaking())
+    hands = Handshake(wrapped, "one.example.org", ["netsvc/1"]).complete()
+    assert (hands.serial, hands.client.selected_alpn_protocol()) == (directory["one"].serial, "netsvc/1")
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        Handshake(wrapped, "one.example.org", ["x"]).complete()
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_mistake_in_an_address_is_one_line(kind: str, tmp_path: Path) -> None:
+    bad_cert, bad_key, reason = BROKEN[kind]
+    cert, key = Pem("example.org").write(tmp_path)
+    if bad_cert is not None:
+        cert.write_bytes(bad_cert)
+    if bad_key is not None:
+        key.write_bytes(bad_key)
+    address = parse_address(f"tls:0:cert={cert}:key={key}:interface=127.0.0.1", "stream")
+    for check in (check_address, lambda address: Certificates(address.tls, Clock())):
+        with pytest.raises(CertificateError, match=reason) as raised:
+            check(address)
+        assert str(raised.value).startswith(f"{tmp_path}/a.")
+        assert len(str(raised.value).splitlines()) == 1
+    failures: list[Any] = []
+    listen(reactor(), address, plain_factory()).addErrback(lambda failure: failures.append(failure.value))
+    assert isinstance(failures[0], ListenError)
+    assert reason in str(failures[0])
+
+
+def test_a_key_that_openssl_finds_too_small_is_a_line(tmp_path: Path, clock: Clock, lines: Lines) -> None:
+    small = Pem("example.org", key=small_rsa())
+    cert, key = small.write(tmp_path)
+    with pytest.raises(CertificateError, match=r"a.crt: OpenSSL refuses it \(.*too small\)"):
+        Certificates(pair((cert, key)), clock)
+
+
+def test_a_directory_without_certificates_or_with_too_many_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match=r"no certificate is there, neither NAME\.pem nor NAME/fullchain"):
+        check_tls(TLS(directory=str(tmp_path)))
+    with pytest.raises(CertificateError, match="No such file or directory"):
+        check_tls(TLS(directory=str(tmp_path / "none")))
+    (tmp_path / "a.key").write_text("x")
+    with pytest.raises(CertificateError, match="no certificate is there"):
+        check_tls(TLS(directory=str(tmp_path)))
+    for number in range(MOST_CERTIFICATES + 1):
+        (tmp_path / f"{number}.pem").touch()
+    with pytest.raises(CertificateError, match="more than 1000 certificates"):
+        check_tls(TLS(directory=str(tmp_path)))
+    (tmp_path / "0.pem").unlink()
+    assert len(find_places(TLS(directory=str(tmp_path)))) == MOST_CERTIFICATES
+
+
+def test_only_files_are_read_and_no_huge_ones(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "huge").write_bytes(bytes(LONGEST_FILE + 1))
+    (tmp_path / "fits").write_bytes(bytes(LONGEST_FILE))
+    for name, reason in (("fifo", "not a regular file"), ("huge", "more than 1048576 bytes"), (".", "Is a directory")):
+        with pytest.raises(CertificateError, match=reason):
+            read_file(str(tmp_path / name))
+    assert len(read_file(str(tmp_path / "fits"))) == LONGEST_FILE
+    with pytest.raises(CertificateError, match=os.strerror(errno.ENOENT)):
+        read_file(str(tmp_path / "none"))
+
+
+def test_places_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pem = Pem("example.org")
+    pem.write(tmp_path)
+    expected = Place("a.crt", f"{tmp_path}/a.crt", f"{tmp_path}/a.key")
+    assert find_places(TLS("a.crt", "a.key")) == [expected]
+    certificates = Certificates(TLS(directory="."), Clock())
+    monkeypatch.chdir("/")
+    assert serial(certificates) == pem.serial
+    assert read_identity(expected).names == ("example.org",)

@@ -1,0 +1,277 @@
+"""Datagram peers: a bounded table, forgetting, rates, and no more bytes out than came in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
+
+from netsvc.guard import Guard
+from netsvc.guard.sessions import Sessions
+from netsvc.limits import parse_limits
+from netsvc.udp import UDPPort, UNIXDatagramPort
+
+ONE, TWO, THREE = ("192.0.2.1", 1), ("192.0.2.2", 2), ("192.0.2.3", 3)
+
+
+class Socket:
+    """A socket with some datagrams to read, which keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[bytes, Any]] = []
+        self.sent: list[tuple[bytes, Any]] = []
+
+    def recvfrom(self, _size: int) -> tuple[bytes, Any]:
+        if not self.waiting:
+            raise BlockingIOError(11, "none")
+        return self.waiting.pop(0)
+
+    def sendto(self, data: bytes, address: Any) -> int:
+        self.sent.append((data, address))
+        return len(data)
+
+
+class Answering(DatagramProtocol):
+    """Answers with `factor` times what came."""
+
+    transport: Any
+
+    def __init__(self, factor: int = 1) -> None:
+        self.factor = factor
+        self.got: list[tuple[bytes, Any]] = []
+
+    def datagramReceived(self, data: bytes, addr: Any) -> None:
+        self.got.append((data, addr))
+        for _ in range(self.factor):
+            self.transport.write(data, addr)
+
+
+class World:
+    """A port with limits, a clock, and no socket."""
+
+    def __init__(self, factor: int = 1, verified: bool = False, cuts: bool = False, **limits: object) -> None:
+        self.clock = Clock()
+        self.guard = Guard(self.clock)
+        self.protocol = Answering(factor)
+        self.port: Any = UDPPort(0, self.protocol, "::" if cuts else "")
+        self.port.socket = self.socket = Socket()
+        self.port.connected = 1
+        self.port._cuts_address = cuts
+        self.protocol.transport = self.port
+        self.sessions: Sessions = self.guard.sessions("x udp", None, parse_limits(limits), verified=verified)
+        self.port.sessions = self.sessions
+
+    def send(self, *datagrams: tuple[bytes, Any]) -> list[bytes]:
+        """Let datagrams come; return what is sent because of them."""
+        self.socket.waiting += datagrams
+        before = len(self.socket.sent)
+        self.port.doRead()
+        return [data for data, _ in self.socket.sent[before:]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {limit: count for (_, limit), count in self.guard.refusals.counts.items()}
+
+
+def test_a_peer_is_answered_and_remembered_until_it_has_been_silent() -> None:
+    world = World(sessionidle=10)
+    assert world.send((b"a", ONE), (b"b", TWO)) == [b"a", b"b"]
+    assert len(world.sessions) == 2
+    world.clock.advance(5)
+    world.send((b"c", ONE))
+    world.clock.advance(5)
+    assert world.sessions.known(ONE) and not world.sessions.known(TWO)
+    world.clock.advance(5)
+    world.clock.advance(5)
+    assert len(world.sessions) == 0 and world.guard.process.live == 0
+    # Nothing is waited for while nobody is there.
+    world.guard.close()
+    assert not world.clock.getDelayedCalls()
+
+
+def test_no_more_bytes_go_to_a_peer_than_came_from_it() -> None:
+    world = World(factor=3)
+    assert world.send((b"abc", ONE)) == [b"abc"]
+    assert world.counts == {"amplify": 2}
+    # Not later either, and not to one who never said anything.
+    world.port.write(b"x", ONE)
+    world.port.write(b"x", THREE)
+    assert len(world.socket.sent) == 1
+    # What was not used may be used later.
+    world.protocol.factor = 0
+    world.send((b"1234", ONE))
+    world.port.write(b"12", ONE)
+    world.port.write(b"34", ONE)
+    world.port.write(b"5", ONE)
+    assert [data for data, _ in world.socket.sent[1:]] == [b"12", b"34"]
+
+
+@pytest.mark.parametrize("world", [World(3, amplify="none"), World(3, verified=True), World(3, amplify=3)])
+def test_a_service_that_verifies_its_peers_or_a_user_may_lift_that(world: World) -> None:
+    assert world.send((b"abc", ONE)) == [b"abc"] * 3
+    assert world.counts == {}
+
+
+def test_lifted_for_all_a_peer_that_never_spoke_may_be_sent_to() -> None:
+    world = World(verified=True)
+    world.port.write(b"hello", THREE)
+    assert world.socket.sent == [(b"hello", THREE)]
+
+
+def test_with_a_dry_run_answers_grow_and_are_counted() -> None:
+    world = World(factor=2, dryrun="amplify")
+    assert world.send((b"abc", ONE)) == [b"abc"] * 2
+    assert world.counts == {} and world.guard.refusals.reported == {("x udp", "amplify"): 1}
+
+
+def test_a_full_table_forgets_the_old_before_it_refuses() -> None:
+    world = World(sessions=2, sessionidle=10)
+    world.send((b"", ONE), (b"", TWO))
+    # One of the two gives way: neither has been heard of since.
+    assert world.send((b"c", THREE)) == [b"c"]
+    assert len(world.sessions) == 2 and world.counts == {}
+
+
+def test_a_flood_of_addresses_does_not_push_out_one_that_goes_on_talking() -> None:
+    world = World(sessions=50, sessionidle=60)
+    world.send((b"", ONE))
+    for number in range(2000):
+        world.send((b"x", (f"198.51.{number >> 8}.{number & 255}", 9)), (b"", ONE))
+        assert world.sessions.known(ONE)
+        assert len(world.sessions) <= 50
+    # Those of others were never more than the table holds, and the host's count says the same.
+    assert world.guard.process.live == 0 or len(world.sessions) <= 50
+
+
+def test_sessions_of_one_address_are_limited() -> None:
+    world = World(perip=2)
+    datagrams = [(b"x", ("192.0.2.9", port)) for port in (1, 2, 3)]
+    assert world.send(*datagrams, (b"y", ONE)) == [b"x", b"x", b"y"]
+    assert world.counts == {"perip": 1}
+
+
+def test_new_sessions_a_second_are_limited() -> None:
+    world = World(rate=1, burst=2)
+    assert len(world.send((b"x", ONE), (b"x", TWO), (b"x", THREE))) == 2
+    assert world.counts == {"rate": 1}
+    world.clock.advance(1)
+    assert len(world.send((b"x", THREE))) == 1
+
+
+def test_datagrams_a_second_are_limited_for_each_peer() -> None:
+    world = World(datagrams=2)
+    assert world.send(*[(b"x", ONE)] * 5, (b"y", TWO)) == [b"x", b"x", b"y"]
+    assert world.counts == {"datagrams": 3}
+    world.clock.advance(0.5)
+    assert world.send(*[(b"x", ONE)] * 5) == [b"x"]
+
+
+def test_bytes_a_second_are_limited_each_way() -> None:
+    world = World(read=100_000)
+    big = b"x" * 60_000
+    assert world.send((big, ONE), (big, ONE), (big, TWO)) == [big, big]
+    assert world.counts == {"read": 1}
+    world = World(write=70_000)
+    assert world.send((big, ONE), (big, ONE)) == [big]
+    assert world.counts == {"write": 1}
+
+
+def test_bytes_a_second_are_limited_for_all_together() -> None:
+    world = World(readall=100_000)
+    big = b"x" * 60_000
+    assert world.send((big, ONE), (big, TWO)) == [big]
+    assert world.counts == {"readall": 1}
+    world = World(writeall=100_000)
+    assert world.send((big, ONE), (big, TWO)) == [big]
+    assert world.counts == {"writeall": 1}
+
+
+def test_a_session_may_last_so_long() -> None:
+    world = World(life=10, sessionidle=60)
+    world.send((b"x", ONE))
+    world.clock.advance(9)
+    assert world.send((b"x", ONE)) == [b"x"]
+    world.clock.advance(2)
+    assert world.send((b"x", ONE), (b"y", ONE)) == [b"y"]
+    assert world.counts == {"life": 1}
+    assert len(world.sessions) == world.guard.process.live == 1
+
+
+def test_with_a_dry_run_rates_and_lives_are_only_counted() -> None:
+    world = World(life=1, datagrams=1, dryrun="all")
+    world.send((b"x", ONE), (b"x", ONE))
+    world.clock.advance(2)
+    assert world.send((b"x", ONE)) == [b"x"]
+    assert world.guard.refusals.reported == {("x udp", "datagrams"): 1, ("x udp", "life"): 1}
+
+
+def test_a_datagram_of_a_refused_address_is_not_seen_by_the_protocol() -> None:
+    world = World(deny="192.0.2.1")
+    assert world.send((b"x", ONE), (b"y", TWO)) == [b"y"]
+    assert world.protocol.got == [(b"y", TWO)]
+    assert world.counts == {"deny": 1}
+
+
+def test_an_ipv6_peer_is_known_by_host_and_port() -> None:
+    world = World(cuts=True)
+    assert world.send((b"x", ("fe80::1%lo", 7, 0, 1))) == [b"x"]
+    assert world.socket.sent == [(b"x", ("fe80::1%lo", 7, 0, 1))]
+    assert world.sessions.known(("fe80::1%lo", 7))
+
+
+def test_new_limits_hold_for_new_sessions() -> None:
+    world = World(datagrams=1)
+    world.send((b"x", ONE))
+    old = world.guard.process.live
+    world.sessions.gate = world.guard.gate("x udp", "datagram", None, parse_limits({"datagrams": 3}))
+    assert world.send((b"x", ONE)) == []
+    assert world.send(*[(b"x", TWO)] * 4) == [b"x"] * 3
+    world.sessions.close()
+    assert old == 1 and world.guard.process.live == 0
+
+
+def test_a_port_that_closes_forgets_its_peers(tmp_path: Any) -> None:
+    world = World()
+    world.send((b"x", ONE))
+    world.sessions.close()
+    assert len(world.sessions) == world.guard.process.live == 0
+    world.guard.close()
+    assert not world.clock.getDelayedCalls()
+
+
+def test_unix_peers_have_sessions_as_well() -> None:
+    clock = Clock()
+    guard = Guard(clock)
+    port: Any = UNIXDatagramPort.__new__(UNIXDatagramPort)
+    port.maxPacketSize, port.connected = 1000, 1
+    port.socket, port.protocol = Socket(), Answering()
+    port.protocol.transport = port
+    port.sessions = guard.sessions("x unix", None, parse_limits({"datagrams": 1}), verified=True)
+    port.socket.waiting = [(b"a", "/run/a"), (b"b", "/run/a"), (b"c", None)]
+    port.doRead()
+    assert [data for data, _ in port.protocol.got] == [b"a", b"c"]
+    assert port.socket.sent[0] == (b"a", "/run/a")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["talk", "answer", "wait"]), st.integers(0, 5), st.integers(0, 40))))
+def test_whatever_happens_the_table_is_bounded_and_no_peer_gets_more_than_it_gave(steps: list[Any]) -> None:
+    world = World(factor=0, sessions=3, sessionidle=10)
+    came: dict[Any, int] = {}
+    for what, who, size in steps:
+        peer = (f"192.0.2.{who}", who)
+        if what == "talk":
+            world.send((b"x" * size, peer))
+            came[peer] = came.get(peer, 0) + size
+        elif what == "answer":
+            world.port.write(b"x" * size, peer)
+        else:
+            world.clock.advance(size / 4)
+        assert len(world.sessions) <= 3
+        assert world.guard.process.live == len(world.sessions)
+    for peer, total in came.items():
+        assert sum(len(data) for data, address in world.socket.sent if address == peer) <= total
+    assert {address for data, address in world.socket.sent if data} <= came.keys()

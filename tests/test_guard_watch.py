@@ -1,0 +1,664 @@
+"""A connection that is silent or lasts for too long is ended, and no other, neither too soon nor much too late."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from netsvc.guard.watch import GRACE, Watch, Watched
+
+OFF = (None, False)
+
+
+class Kernel:
+    """What a kernel knows of one TCP connection, in the layout of Linux."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.received = self.acknowledged = self.outstanding = self.asked = 0
+        self.received_at = self.sent_at = self.heard_at = clock.seconds()
+
+    def receive(self, count: int = 1) -> None:
+        self.received += count
+        self.received_at = self.heard_at = self._clock.seconds()
+
+    def send(self) -> None:
+        self.outstanding += 1
+        self.sent_at = self._clock.seconds()
+
+    def hear(self, count: int = 0) -> None:
+        """An acknowledgement comes: of so many bytes more."""
+        self.acknowledged += count
+        self.outstanding = 0 if count else self.outstanding
+        self.heard_at = self._clock.seconds()
+
+    def getsockopt(self, *arguments: object) -> bytes:
+        self.asked += 1
+        ago = [round((self._clock.seconds() - at) * 1000) for at in (self.sent_at, self.received_at, self.heard_at)]
+        fields = (200_000, self.outstanding, *ago, self.acknowledged, self.received)
+        return struct.pack("=8xI12xI16xI4xII60xQQ", *fields)
+
+
+class Wire:
+    """A transport over a socket: what was asked of it, in words."""
+
+    TLS = False
+
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self.asked: list[str] = []
+        self.protocol: Any = None
+        if kernel is not None:
+            self.socket = kernel
+
+    def doRead(self) -> str:
+        return "read"
+
+    def doWrite(self) -> str:
+        return "written"
+
+    def loseConnection(self) -> None:
+        self.asked.append("lose")
+
+    def loseWriteConnection(self) -> None:
+        self.asked.append("half")
+
+    def abortConnection(self) -> None:
+        self.asked.append("abort")
+
+
+class Layer:
+    """What stands around a transport."""
+
+    def __init__(self, transport: Any, **attributes: Any) -> None:
+        self.transport = transport
+        vars(self).update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+class Connection(Watched):
+    __slots__ = ("name", "protocol", "transport")
+
+    def __init__(self, transport: Any, protocol: Any = None, name: str = "") -> None:
+        super().__init__()
+        self.transport = transport
+        self.protocol = protocol
+        self.name = name
+
+
+class Turns(Clock):
+    """A clock that, as a reactor does, leaves for its next turn what is asked for in this one."""
+
+    def advance(self, amount: float) -> None:
+        self.rightNow += amount
+        due: list[Any] = [call for call in self.getDelayedCalls() if call.getTime() <= self.seconds()]
+        for call in due:
+            self.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+
+class Bench:
+    """A watch with a clock, and what it says."""
+
+    def __init__(self) -> None:
+        self.clock = Turns()
+        # Some time that is no round number.
+        self.clock.advance(1000.3)
+        self.began = self.clock.seconds()
+        self.said: list[tuple[float, Any, str]] = []
+        self.watch = Watch(self.clock, self._say("ended"), self._say("reported"))
+
+    def _say(self, word: str) -> Callable[[Any, str], None]:
+        def say(connection: Any, limit: str) -> None:
+            self.said.append((self.now(), connection, f"{word} {limit}"))
+
+        return say
+
+    def now(self) -> float:
+        return round(self.clock.seconds() - self.began, 6)
+
+    def words(self) -> list[str]:
+        return [word for _, _, word in self.said]
+
+    def run(self, seconds: float, step: float = 0.05) -> None:
+        until = self.clock.seconds() + seconds
+        while (left := until - self.clock.seconds()) > 1e-9:
+            self.clock.advance(min(step, left))
+
+    def tcp(self) -> tuple[Connection, Kernel]:
+        kernel = Kernel(self.clock)
+        return Connection(Wire(kernel)), kernel
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def only(limit: str, value: float, dry: bool = False) -> tuple[Any, Any, Any]:
+    return tuple((value, dry) if name == limit else OFF for name in ("handshake", "idle", "life"))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("limit", ["handshake", "idle", "life"])
+@pytest.mark.parametrize("value", [0.1, 0.75, 3, 60, 3600])
+@pytest.mark.parametrize("counted", [True, False], ids=["kernel", "traps"])
+def test_a_silent_connection_is_ended_after_the_limit_and_within_a_second(
+    bench: Bench, limit: str, value: float, counted: bool
+) -> None:
+    connection = bench.tcp()[0] if counted else Connection(Wire())
+    bench.watch.add(connection, *only(limit, value))
+    bench.run(value - min(value / 50, 0.05), step=value / 50)
+    bench.run(0.5, step=min(value / 50, 0.05))
+    [(when, ended, word)] = bench.said
+    assert ended is connection
+    assert word == f"ended {limit}"
+    assert value <= when <= value + min(0.3, value / 2)
+    # Who has not said anything has nothing that could be lost; otherwise what comes is still read.
+    assert connection.transport.asked == ["lose" if limit == "handshake" else "half"]
+    bench.watch.remove(connection)
+    assert not vars(connection.transport).keys() & {"doRead", "doWrite"}
+    bench.watch.close()
+    assert not bench.clock.getDelayedCalls()
+
+
+def test_what_is_left_after_the_grace_is_aborted_once_and_nothing_is_said_twice(bench: Bench) -> None:
+    connection, _ = bench.tcp()
+    bench.watch.add(connection, (3, False), (4, False), (5, False))
+    bench.run(4)
+    assert connection.transport.asked == ["lose"]
+    bench.run(GRACE - 1)
+    assert connection.transport.asked == ["lose"]
+    bench.run(2)
+    assert connection.transport.asked == ["lose", "abort"]
+    bench.run(100)
+    assert connection.transport.asked == ["lose", "abort"]
+    assert bench.words() == ["ended handshake"]
+    assert not bench.clock.getDelayedCalls()
+
+
+def test_one_that_ends_in_the_grace_is_not_aborted(bench: Bench) -> None:
+    connection, _ = bench.tcp()
+    bench.watch.add(connection, *only("life", 3))
+    bench.run(4)
+    bench.watch.remove(connection)
+    bench.run(100)
+    assert connection.transport.asked == ["half"]
+
+
+def test_one_that_ends_by_itself_is_never_looked_at(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, (3, False), (4, False), (5, False))
+    asked = kernel.asked
+    bench.watch.remove(connection)
+    bench.watch.remove(connection)
+    bench.run(100)
+    assert not bench.said
+    assert kernel.asked == asked
+
+
+def test_without_a_limit_there_is_no_watching(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, OFF, OFF, OFF)
+    assert not kernel.asked
+    assert not bench.clock.getDelayedCalls()
+    bench.watch.remove(connection)
+    # As is one that was never added.
+    bench.watch.remove(Connection(Wire()))
+
+
+def test_who_has_said_something_is_past_the_handshake(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, *only("handshake", 10))
+    kernel.receive()
+    bench.run(100)
+    assert not bench.said
+    assert not bench.clock.getDelayedCalls(), "there is nothing left to watch for"
+
+
+def test_who_has_only_acknowledged_is_not_past_the_handshake(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, *only("handshake", 10))
+    kernel.send()
+    kernel.hear(500)
+    bench.run(12)
+    assert bench.words() == ["ended handshake"]
+
+
+@pytest.mark.parametrize("way", ["receive", "send"])
+@pytest.mark.parametrize("last", [0.0, 0.4, 7.3, 19.9, 31.0])
+def test_idle_time_counts_from_the_last_byte_either_way(bench: Bench, way: str, last: float) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, *only("idle", 20))
+
+    def move() -> None:
+        if way == "receive":
+            kernel.receive()
+        else:
+            kernel.send()
+            kernel.hear(10)
+
+    while bench.now() < last - 3:
+        bench.run(2.9)
+        move()
+    bench.run(last - bench.now())
+    move()
+    bench.run(30)
+    [(when, _, word)] = bench.said
+    assert word == "ended idle"
+    assert last + 20 <= when <= last + 21
+
+
+def test_keepalives_and_window_probes_are_no_sign_of_life(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, *only("idle", 100))
+    bench.run(1)
+    kernel.receive(100)
+    kernel.send()
+    bench.run(1)
+    kernel.hear(100)
+    for _ in range(40):
+        bench.run(5)
+        kernel.hear()
+    [(when, _, _)] = bench.said
+    # An acknowledgement may be dated a little too late: not later than what it is for would have been sent again.
+    assert 101 <= when <= 103
+
+
+def test_a_peer_that_acknowledges_no_more_is_idle_though_it_answers_and_much_is_sent(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, *only("idle", 100))
+    for _ in range(15):
+        bench.run(10)
+        kernel.hear(1000)
+        kernel.send()
+    stalled = bench.now()
+    for _ in range(150):
+        bench.run(1)
+        # Sent again, and answered by an acknowledgement of nothing new.
+        kernel.sent_at = bench.clock.seconds()
+        kernel.hear()
+    [(when, _, word)] = bench.said
+    assert word == "ended idle"
+    assert stalled + 100 <= when <= stalled + 107
+
+
+def test_life_is_not_lengthened_by_talking(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, (5, False), (5, False), (30, False))
+    while bench.now() < 40:
+        kernel.receive()
+        bench.run(1)
+    [(when, _, word)] = bench.said
+    assert word == "ended life"
+    assert 30 <= when <= 31
+
+
+def test_an_idle_connection_is_looked_at_only_when_it_could_be_over(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, (120, False), (3600, False), OFF)
+    kernel.receive()
+    kernel.asked = 0
+    bench.run(3500, step=10)
+    assert kernel.asked == 1, "at the end of the handshake"
+    bench.run(200, step=10)
+    assert kernel.asked == 2
+    assert bench.words() == ["ended idle"]
+
+
+def test_a_busy_connection_is_looked_at_once_an_idle_time(bench: Bench) -> None:
+    connection, kernel = bench.tcp()
+    bench.watch.add(connection, OFF, (60, False), OFF)
+    kernel.asked = 0
+    for _ in range(600):
+        kernel.receive()
+        kernel.send()
+        kernel.hear(1)
+        bench.run(1, step=1)
+    assert 9 <= kernel.asked <= 11
+    assert not bench.said
+
+
+@pytest.mark.parametrize("limit", ["handshake", "idle", "life"])
+def test_a_dry_run_is_reported_once_and_the_connection_goes_on(bench: Bench, limit: str) -> None:
+    connection, _ = bench.tcp()
+    bench.watch.add(connection, *only(limit, 3, dry=True))
+    bench.run(100)
+    assert bench.words() == [f"reported {limit}"]
+    assert connection.transport.asked == []
+
+
+def test_the_other_limits_hold_after_a_dry_run(bench: Bench) -> None:
+    connection, _ = bench.tcp()
+    bench.watch.add(connection, (3, True), (6, True), (9, False))
+    bench.run(20)
+    assert bench.words() == ["reported handshake", "reported idle", "ended life"]
+
+
+@pytest.mark.parametrize(("dry", "expected"), [(True, ["reported life", "ended idle"]), (False, ["ended life"])])
+def test_one_that_is_over_two_limits_at_once_is_ended_once(bench: Bench, dry: bool, expected: list[str]) -> None:
+    connection, _ = bench.tcp()
+    bench.watch.add(connection, OFF, (4, False), (4, dry))
+    bench.run(20)
+    assert bench.words() == expected
+
+
+class TestTraps:
+    """Of a transport that the kernel does not count for."""
+
+    def test_one_call_goes_through_a_trap_and_the_next_does_not(self, bench: Bench) -> None:
+        wire = Wire()
+        connection = Connection(wire)
+        bench.watch.add(connection, (10, False), (10, False), OFF)
+        assert set(vars(wire)) & {"doRead", "doWrite"} == {"doRead", "doWrite"}
+        assert (wire.doRead(), wire.doWrite()) == ("read", "written")
+        assert not set(vars(wire)) & {"doRead", "doWrite"}
+        assert (wire.doRead(), wire.doWrite()) == ("read", "written")
+        bench.watch.remove(connection)
+
+    def test_a_look_lays_the_traps_anew_and_the_end_takes_them_away(self, bench: Bench) -> None:
+        wire = Wire()
+        connection = Connection(wire)
+        bench.watch.add(connection, OFF, (10, False), OFF)
+        wire.doRead()
+        bench.run(3)
+        assert "doRead" in vars(wire)
+        bench.watch.close()
+        assert not set(vars(wire)) & {"doRead", "doWrite"}
+        assert not bench.clock.getDelayedCalls()
+
+    @pytest.mark.parametrize("method", ["doRead", "doWrite"])
+    @pytest.mark.parametrize("last", [0.0, 5.2, 33.0, 180.0])
+    def test_idle_time_counts_from_the_last_move_within_a_tenth(self, bench: Bench, method: str, last: float) -> None:
+        wire = Wire()
+        bench.watch.add(Connection(wire), OFF, (100, False), OFF)
+        while bench.now() < last - 11:
+            bench.run(11, step=0.5)
+            getattr(wire, method)()
+        bench.run(last - bench.now(), step=0.5)
+        getattr(wire, method)()
+        bench.run(120, step=0.5)
+        [(when, _, word)] = bench.said
+        assert word == "ended idle"
+        assert last + 100 <= when <= last + 107
+
+    def test_writing_does_not_pass_the_handshake_and_reading_does(self, bench: Bench) -> None:
+        silent, talking = Wire(), Wire()
+        for wire in (silent, talking):
+            bench.watch.add(Connection(wire, name="x"), *only("handshake", 10))
+        silent.doWrite()
+        talking.doRead()
+        bench.run(20)
+        assert [connection.transport for _, connection, _ in bench.said] == [silent]
+        assert not set(vars(talking)) & {"doRead", "doWrite"}
+
+    def test_a_transport_that_aborts_keeps_what_it_put_there(self, bench: Bench) -> None:
+        wire = Wire()
+        connection = Connection(wire)
+        bench.watch.add(connection, OFF, (10, False), OFF)
+        wire.doRead()
+        wire.doRead = lambda: "nothing any more"  # type: ignore[method-assign]
+        bench.run(5)
+        assert wire.doRead() == "nothing any more"
+        bench.watch.remove(connection)
+        assert wire.doRead() == "nothing any more"
+
+    def test_a_fake_without_sockets_is_counted_at_its_protocol_and_write(self, bench: Bench) -> None:
+        heard: list[bytes] = []
+
+        class Echo(Protocol):
+            transport: Any
+
+            def dataReceived(self, data: bytes) -> None:
+                heard.append(data)
+                self.transport.write(data)
+
+        protocol, transport = Echo(), StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.1", 4000))
+        protocol.makeConnection(transport)
+        bench.watch.add(Connection(transport, protocol), (5, False), (20, False), OFF)
+        for _ in range(3):
+            bench.run(4)
+            protocol.dataReceived(b"x")
+        assert transport.value() == b"xxx"
+        assert heard == [b"x"] * 3
+        bench.run(30)
+        [(when, _, word)] = bench.said
+        assert word == "ended idle"
+        assert 32 <= when <= 34
+        assert transport.disconnecting
+
+    def test_what_takes_no_traps_is_never_silent_but_its_life_ends(self, bench: Bench) -> None:
+        class Slotted:
+            __slots__ = ("asked",)
+
+            def loseConnection(self) -> None:
+                self.asked = "lose"
+
+        transport = Slotted()
+        bench.watch.add(Connection(transport, Slotted()), (5, False), (5, False), (60, False))
+        bench.run(62)
+        assert bench.words() == ["ended life"]
+        assert transport.asked == "lose"
+        transport.asked = ""
+        bench.run(7)
+        assert transport.asked == "lose", "there is no abort"
+
+
+class TestLayers:
+    """What stands around a transport: TLS, PROXY."""
+
+    def test_a_tls_handshake_that_is_not_complete_is_one_that_is_pending(self, bench: Bench) -> None:
+        slow, done = bench.tcp(), bench.tcp()
+        for (connection, kernel), complete in ((slow, False), (done, True)):
+            connection.transport = Layer(connection.transport, _handshakeDone=complete)
+            bench.watch.add(connection, *only("handshake", 10))
+            kernel.receive(300)
+        bench.run(20)
+        assert [connection for _, connection, _ in bench.said] == [slow[0]]
+
+    def test_tls_that_was_started_later_is_seen_as_well(self, bench: Bench) -> None:
+        connection, kernel = bench.tcp()
+        bench.watch.add(connection, (10, False), (15, False), OFF)
+        kernel.receive(300)
+        connection.transport.TLS = True
+        connection.transport.protocol = Layer(None, _handshakeDone=False)
+        bench.run(12)
+        assert bench.words() == ["ended handshake"]
+
+    def test_tls_is_closed_as_tls_is(self, bench: Bench) -> None:
+        wrapped, started = bench.tcp()[0], bench.tcp()[0]
+        wrapped.transport = Layer(wrapped.transport, _handshakeDone=True)
+        started.transport.TLS = True
+        for connection in (wrapped, started):
+            bench.watch.add(connection, *only("life", 10))
+        bench.run(12)
+        assert wrapped.transport.asked == started.transport.asked == ["lose"]
+
+    def test_one_that_has_half_closed_is_closed(self, bench: Bench) -> None:
+        connection, _ = bench.tcp()
+        connection.transport._writeDisconnected = True
+        bench.watch.add(connection, *only("life", 10))
+        bench.run(12)
+        assert connection.transport.asked == ["lose"]
+
+    @pytest.mark.parametrize(("more", "words"), [(0, ["ended handshake"]), (1, [])])
+    def test_the_bytes_of_a_preamble_are_not_the_peers_first(self, bench: Bench, more: int, words: list[str]) -> None:
+        connection, kernel = bench.tcp()
+        connection.transport = Layer(connection.transport, preamble=107)
+        kernel.receive(107 + more)
+        bench.watch.add(connection, *only("handshake", 10))
+        bench.run(20)
+        assert bench.words() == words
+
+    @pytest.mark.parametrize("counted", [True, False], ids=["kernel", "traps"])
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_tls_that_gets_its_transport_after_it_was_added(self, bench: Bench, counted: bool, complete: bool) -> None:
+        connection = bench.tcp()[0] if counted else Connection(Wire())
+        wire, connection.transport = connection.transport, Layer(None, _handshakeDone=False)
+        bench.watch.add(connection, (10, False), (30, False), OFF)
+        connection.transport.transport = wire
+        if counted:
+            wire.socket.receive(300)
+        connection.transport._handshakeDone = complete
+        bench.run(40)
+        [(when, _, word)] = bench.said
+        assert word == ("ended idle" if complete else "ended handshake")
+        assert (30 if complete else 10) <= when <= (34 if complete else 11)
+        bench.watch.remove(connection)
+
+    def test_one_whose_transport_never_comes_is_ended_all_the_same(self, bench: Bench) -> None:
+        connection = Connection(Layer(None))
+        asked: list[str] = []
+        connection.transport.loseConnection = lambda: asked.append("lose")
+        connection.transport.abortConnection = lambda: asked.append("abort")
+        bench.watch.add(connection, *only("idle", 10))
+        bench.run(20)
+        assert bench.words() == ["ended idle"]
+        assert asked == ["lose", "abort"]
+
+
+class TestMany:
+    """Ten thousand cost little, and what is wrong with one is nothing to the others."""
+
+    def test_one_delayed_call_serves_all_and_none_is_left(self, bench: Bench) -> None:
+        connections = [bench.tcp()[0] for _ in range(1000)]
+        for number, connection in enumerate(connections):
+            bench.watch.add(connection, (10 + number % 7, False), (0.1 if number == 500 else 60, False), OFF)
+            assert len(bench.clock.getDelayedCalls()) == 1
+        bench.watch.close()
+        assert not bench.clock.getDelayedCalls()
+
+    def test_many_that_end_at_once_end_in_several_turns(self, bench: Bench) -> None:
+        for _ in range(1000):
+            bench.watch.add(bench.tcp()[0], *only("idle", 10))
+        turns = []
+        bench.run(9)
+        while len(bench.said) < 1000:
+            before = len(bench.said)
+            bench.clock.advance(2 if not before else 0)
+            turns.append(len(bench.said) - before)
+        assert max(turns) < 50
+        assert bench.now() <= 11.5
+        bench.watch.close()
+
+    def test_many_looks_are_spread_over_turns(self, bench: Bench) -> None:
+        kernels = []
+        for _ in range(1000):
+            connection, kernel = bench.tcp()
+            bench.watch.add(connection, (10, False), (60, False), OFF)
+            kernel.receive()
+            kernel.asked = 0
+            kernels.append(kernel)
+        bench.run(9)
+        looks = []
+        for turn in range(6):
+            before = sum(kernel.asked for kernel in kernels)
+            bench.clock.advance(0 if turn else 2)
+            looks.append(sum(kernel.asked for kernel in kernels) - before)
+        assert looks == [250, 250, 250, 250, 0, 0]
+        bench.watch.close()
+
+    def test_moments_of_connections_that_are_gone_do_not_pile_up(self, bench: Bench) -> None:
+        for _ in range(5000):
+            connection, _ = bench.tcp()
+            bench.watch.add(connection, *only("life", 86400))
+            bench.watch.remove(connection)
+            bench.clock.advance(1)
+        assert len(bench.watch._moments) < 100
+        assert not bench.watch._due
+
+    def test_only_so_many_classes_of_transports_are_remembered_and_the_others_are_watched_all_the_same(
+        self, bench: Bench
+    ) -> None:
+        for number in range(100):
+            connection = Connection(type(f"Wire{number}", (Wire,), {})(Kernel(bench.clock)))
+            bench.watch.add(connection, *only("idle", 10))
+        assert len(bench.watch._counted) == 64
+        bench.run(12)
+        assert len(bench.said) == 100
+        bench.watch.close()
+
+    def test_one_that_fails_to_close_is_logged_aborted_and_in_nobodys_way(
+        self, bench: Bench, logged_errors: Any
+    ) -> None:
+        connections = [bench.tcp()[0] for _ in range(10)]
+        connections[4].transport.loseWriteConnection = lambda: 1 / 0
+        for connection in connections:
+            bench.watch.add(connection, *only("idle", 10))
+        bench.run(30)
+        assert len(logged_errors.flush(ZeroDivisionError)) == 1
+        assert len(bench.said) == 10
+        assert all(connection.transport.asked[-1] == "abort" for connection in connections)
+
+    def test_one_may_be_removed_while_it_or_another_is_closed(self, bench: Bench) -> None:
+        connections = [bench.tcp()[0] for _ in range(10)]
+
+        def remove_all() -> None:
+            for connection in connections:
+                bench.watch.remove(connection)
+
+        for connection in connections:
+            connection.transport.loseWriteConnection = remove_all
+            bench.watch.add(connection, *only("idle", 10))
+        bench.run(30)
+        assert len(bench.said) == 1
+        assert not bench.clock.getDelayedCalls()
+
+
+@given(
+    limits=st.tuples(*[st.none() | st.sampled_from([0.1, 0.5, 2.0, 7.0, 30.0])] * 3),
+    events=st.lists(st.tuples(st.floats(0.01, 9), st.sampled_from(["receive", "move"])), max_size=25),
+    counted=st.booleans(),
+)
+def test_whatever_happens_the_first_limit_that_is_exceeded_ends_it_in_time(
+    limits: tuple[float | None, ...], events: list[tuple[float, str]], counted: bool
+) -> None:
+    bench = Bench()
+    connection, kernel = bench.tcp()
+    if not counted:
+        del connection.transport.socket
+    bench.watch.add(connection, *((value, False) for value in limits))
+    handshake, idle, life = (value or float("inf") for value in limits)
+    step = min((value for value in limits if value), default=10) / 20
+    heard, alive = False, 0.0
+    for pause, event in [*events, (100.0, "")]:
+        # Nothing of this passes in silence before the next event.
+        until = min(pause, 35.0) if event else 45.0
+        bench.run(until, step)
+        if bench.said:
+            break
+        assert bench.now() <= alive + idle + max(1, idle / 10) + step
+        if event == "receive":
+            kernel.receive()
+            connection.transport.doRead()
+            heard = True
+        elif event:
+            kernel.send()
+            kernel.hear(1)
+            connection.transport.doWrite()
+        alive = bench.now()
+    if bench.said:
+        [(when, _, word)] = bench.said
+        begin, value = {
+            "ended handshake": (0.0, handshake),
+            "ended idle": (alive, idle),
+            "ended life": (0.0, life),
+        }[word]
+        assert begin + value - 1e-6 <= when <= begin + value + max(1, value / 10) + step
+        assert not (heard and word == "ended handshake")
+    else:
+        assert all(value is None for value in (limits[1], limits[2]))
+        assert heard or limits[0] is None
+    bench.watch.remove(connection)
+    bench.watch.close()
+    assert not bench.clock.getDelayedCalls()
