@@ -123,7 +123,7 @@ def hold(reactor: Any, address: Address, workers: int, inherited: Inherited | No
     held = HeldPort(results[0], workers)
     try:
         for port in idle.ports or [held.listening.port]:
-            _hold(held, port, address, shared=port in idle.passed)
+            _hold(held, port, address, shared=port in idle.passed and inherited is None)
     except ListenError:
         held.close()
         raise

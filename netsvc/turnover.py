@@ -24,6 +24,7 @@ __all__ = ["Turnover"]
 
 #: Seconds for all new workers to be ready.
 START_LIMIT = 60.0
+_LATE = f"the new workers are not ready after {START_LIMIT:g} s"
 
 
 class Turnover:
@@ -114,7 +115,7 @@ class Turnover:
     def begin(self, make_slot: Callable[..., Slot]) -> Deferred[None]:
         """Start the new workers. The Deferred fires when all are ready, or fails with `MistakeError`."""
         self._started = started = Deferred[None]()
-        self._deadline = self._reactor.callLater(START_LIMIT, self.fail, f"not ready after {START_LIMIT:g} s")
+        self._deadline = self._reactor.callLater(START_LIMIT, self.fail, _LATE)
         for place in range(self.plan.workers):
             slot = make_slot(place, ready=self._slot_ready, failed=self.fail, ended=partial(self._slot_ended, place))
             self.slots.append(slot)
@@ -138,7 +139,8 @@ class Turnover:
 
     def _settle(self) -> Deferred[None]:
         started, self._started = self._started, None
-        self._deadline.cancel()
+        if self._deadline.active():
+            self._deadline.cancel()
         assert started is not None
         return started
 

@@ -6,6 +6,7 @@ For `netsvc.reactor`, and for netsvc's own sockets on every reactor. They are Tw
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from twisted.internet import udp, unix
 from twisted.logger import Logger
 
-__all__ = ["DATAGRAMS_A_TURN", "LONGEST_DATAGRAM", "UDPPort", "UNIXDatagramPort"]
+__all__ = ["DATAGRAMS_A_TURN", "LONGEST_DATAGRAM", "ONE_DATAGRAM", "UDPPort", "UNIXDatagramPort"]
 
 #: Bytes. No UDP datagram is longer than 65,507; Twisted's own 8,192 would cut one in silence.
 LONGEST_DATAGRAM = 65535
@@ -28,6 +29,12 @@ BURST = 4 * 1024 * 1024
 #: is asked for.
 TURNS_A_BURST = 2 * BURST // 768 // DATAGRAMS_A_TURN + 1
 
+#: A datagram, in a number that counts datagrams, and below this value their bytes.
+ONE_DATAGRAM = 1 << 22
+
+#: What no address is.
+_NOBODY = object()
+
 _log = Logger(namespace="netsvc.udp")
 
 
@@ -41,14 +48,14 @@ class _BatchMixin:
     #: Answers that the system had no room for.
     dropped = 0
     #: Where the last datagram came from: as the protocol was told, and as the system says it.
-    _peer: Any = None
+    _peer: Any = _NOBODY
     _whole_peer: Any = None
     _cuts_address = False
     #: The limits of its peers, a `netsvc.guard.sessions.Sessions`, if there are any.
     sessions: Any = None
     #: That of the last datagram, and how many bytes of answer the datagram allows beyond what its session may be sent.
     _session: Any = None
-    _room: float = 0
+    _room: float = math.inf
 
     def doRead(self) -> None:
         """Read a batch."""
@@ -78,9 +85,19 @@ class _BatchMixin:
         return True
 
     def _read_limited(self) -> bool:
+        sessions = self.sessions
+        try:
+            return self._read_of_sessions()
+        finally:
+            if sessions.paced:
+                self._keep_room()
+                sessions.end_batch()
+
+    def _read_of_sessions(self) -> bool:
         receive, protocol, size, cuts = self.socket.recvfrom, self.protocol, self.maxPacketSize, self._cuts_address
         sessions = self.sessions
-        paced, plain, known = sessions.reads_paced, sessions.plain, sessions.young.get
+        free, paced, plain, known = sessions.free, sessions.paced, sessions.plain, sessions.young.get
+        one = ONE_DATAGRAM
         for _ in range(DATAGRAMS_A_TURN):
             try:
                 data, peer = receive(size)
@@ -96,14 +113,25 @@ class _BatchMixin:
                 known = sessions.young.get
                 if session is None:
                     continue
-            if paced and not sessions.may_read(session, len(data)):
-                continue
-            if self._room:
-                # The last one's answer was shorter, or there was none.
-                self._session.credit += self._room
+            if not free:
+                length = len(data)
+                if self._room:
+                    # The last one's answer was shorter, or there was none.
+                    self._keep_room()
+                # What a protocol sends most is one answer, and that no longer than what it answers.
+                room: float = length
+                if paced:
+                    used = session.used + one + length
+                    if used <= session.granted:
+                        session.used = used
+                    elif not sessions.may_read(session, length):
+                        continue
+                    elif session.granted < 0:
+                        room = sessions.room(session, length)
+                elif not plain:
+                    room = sessions.room(session, length)
+                self._room = room
             self._session = session
-            # What a protocol sends most is one answer, and that no longer than what it answers.
-            self._room = len(data) if plain else sessions.room(session, len(data))
             try:
                 protocol.datagramReceived(data, peer)
             except BaseException:  # noqa: BLE001  (as above)
@@ -112,18 +140,25 @@ class _BatchMixin:
                 return False
         return True
 
+    def _keep_room(self) -> None:
+        """Leave what the last datagram was not answered with to later answers."""
+        # Infinite, it is of a time without limits.
+        if self._session is not None and self._room < math.inf:
+            self._session.credit += self._room
+            self._session.unsent += self._room
+        self._room = 0
+
     def _may_send(self, size: int, addr: Any) -> bool:
         """Tell whether the limits let a datagram go to a peer."""
         sessions = self.sessions
         if self._room:
-            self._session.credit += self._room
-            self._room = 0
+            self._keep_room()
         session = self._session if addr is self._peer else sessions.known(addr)
         if session is not None and session.credit >= size:
             session.credit -= size
         elif not sessions.overdrawn(addr, session):
             return False
-        return session is None or not sessions.writes_paced or bool(sessions.may_write(session, size))
+        return session is None or bool(sessions.may_write(session, size))
 
     def connectionLost(self, reason: Any = None) -> None:
         """Forget the peers, and close the port."""
@@ -152,7 +187,9 @@ class UDPPort(_BatchMixin, udp.Port):
     def __init__(self, port: Any, proto: Any, interface: str = "", maxPacketSize: int = 0, reactor: Any = None) -> None:
         super().__init__(port, proto, interface, max(maxPacketSize, LONGEST_DATAGRAM), reactor)
         # Read for every datagram: Python finds what an instance has sooner than what its class has.
-        self._connectedAddr = self._peer = self._whole_peer = None
+        self._connectedAddr = self._whole_peer = None
+        self._peer = _NOBODY
+        self._room = math.inf
 
     def _bindSocket(self) -> None:
         super()._bindSocket()
@@ -169,13 +206,12 @@ class UDPPort(_BatchMixin, udp.Port):
     def write(self, datagram: bytes, addr: Any = None) -> Any:
         """Send a datagram, or drop it; see `IUDPTransport.write`."""
         try:
-            if addr is self._peer and addr is not None and not self._connectedAddr:
-                if self._session is not None:
-                    room = self._room - len(datagram)
-                    if room >= 0:
-                        self._room = room
-                    elif not self._may_send(len(datagram), addr):
-                        return None
+            if addr is self._peer:
+                room = self._room - len(datagram)
+                if room >= 0:
+                    self._room = room
+                elif not self._may_send(len(datagram), addr):
+                    return None
                 # An answer. It goes to the address as it came: with the scope, which a link-local one needs.
                 return self.socket.sendto(datagram, self._whole_peer)
             if self.sessions is not None and addr is not None and not self._may_send(len(datagram), addr):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netsvc.address import parse_address
-from netsvc.briefing import Briefing
+from netsvc.briefing import Briefing, Retirement
 from netsvc.limits import parse_limits
 from netsvc.plan import Listener, Plan, ServiceUse
 
@@ -31,3 +31,11 @@ def test_what_is_told_is_what_is_understood() -> None:
     line = briefing.to_line()
     assert line.endswith(b"\n") and line.count(b"\n") == 1
     assert Briefing.from_line(line) == briefing
+
+
+def test_a_retirement_is_one_line_and_read_as_it_was_written() -> None:
+    retirement = Retirement((0, 3), (3,), 2.5)
+    line = retirement.to_line()
+    assert line.startswith(b"retire ")
+    assert line.index(b"\n") == len(line) - 1
+    assert Retirement.from_words(line.removeprefix(b"retire ").rstrip()) == retirement

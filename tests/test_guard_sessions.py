@@ -170,6 +170,48 @@ def test_datagrams_a_second_are_limited_for_each_peer() -> None:
     assert world.send(*[(b"x", ONE)] * 5) == [b"x"]
 
 
+def test_of_many_in_one_go_exactly_so_many_pass() -> None:
+    world = World(datagrams=100, write=100_000)
+    assert len(world.send(*[(b"x", ONE)] * 300)) == 100
+    assert world.counts == {"datagrams": 200}
+    world.clock.advance(0.5)
+    assert len(world.send(*[(b"x", ONE)] * 300)) == 50
+
+
+_LIMITS = st.fixed_dictionaries(
+    {},
+    optional={
+        "datagrams": st.sampled_from([5, 40, 1000]),
+        "read": st.sampled_from(["300K", "1M", "9M"]),
+        "write": st.sampled_from(["300K", "1M", "9M"]),
+        "readall": st.sampled_from(["1M", "20M"]),
+        "writeall": st.sampled_from(["1M", "20M"]),
+    },
+)
+_BATCHES = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0, 10, 20_000, 65_000])), max_size=40),
+        st.integers(0, 2),
+        st.sampled_from([0.0, 0.1, 1.0]),
+    ),
+    max_size=6,
+)
+
+
+@given(_LIMITS, _BATCHES)
+def test_what_is_granted_in_one_go_is_what_would_have_passed_one_by_one(limits: Any, batches: Any) -> None:
+    granting, asking = World(**limits), World(**limits)
+    asking.sessions._grants = False
+    for world in (granting, asking):
+        for datagrams, factor, pause in batches:
+            world.protocol.factor = factor
+            world.send(*((b"x" * size, (f"192.0.2.{who}", who)) for who, size in datagrams))
+            world.clock.advance(pause)
+    assert granting.socket.sent == asking.socket.sent
+    assert granting.protocol.got == asking.protocol.got
+    assert granting.guard.refusals.counts == asking.guard.refusals.counts
+
+
 def test_bytes_a_second_are_limited_each_way() -> None:
     world = World(read=100_000)
     big = b"x" * 60_000

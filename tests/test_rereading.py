@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,14 @@ def test_relative_paths_are_those_of_the_start(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(later)
     seen: list[str] = []
 
-    def read() -> tuple[Plan, Any]:
+    def read() -> Any:
         seen.append(os.getcwd())
         if len(seen) > 1:
             raise MistakeError(["wrong"])
         return PLAN, None
 
-    assert from_directory(read, str(started))() == (PLAN, None)
-    with pytest.raises(MistakeError, match="^wrong$"):
+    assert from_directory(read, str(started))()[0] is PLAN
+    with pytest.raises(MistakeError, match=r"^wrong$"):
         from_directory(read, str(started))()
     with pytest.raises(MistakeError, match=r"^wrong\nthe process runs in a changed root, --chroot /jail: files are"):
         from_directory(read, str(started), "/jail")()
@@ -246,8 +247,10 @@ def serve(config: str, reply: bytes) -> Any:
     def answer() -> None:
         connection, _ = listening.accept()
         with connection, listening:
-            connection.recv(100)
-            connection.sendall(reply)
+            # Who asks may be gone, for it looks whom it has met.
+            with suppress(OSError):
+                connection.recv(100)
+                connection.sendall(reply)
 
     thread = Thread(target=answer)
     thread.start()

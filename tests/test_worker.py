@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 
 from netsvc.address import parse_address
-from netsvc.briefing import Briefing
+from netsvc.briefing import Briefing, Retirement
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.reports import LONGEST_REPORT
 from netsvc.worker import Orders, Reporter, _Log, serve
@@ -66,7 +66,14 @@ def pipe() -> Iterator[tuple[int, int]]:
 class Run:
     """One run of a worker."""
 
-    def __init__(self, reading: int, *steps: Callable[[Scripted], None], settings: Any = None, service: str = "echo"):
+    def __init__(
+        self,
+        reading: int,
+        *steps: Callable[[Scripted], None],
+        settings: Any = None,
+        service: str = "echo",
+        held: bool = False,
+    ) -> None:
         self.said: list[Any] = []
         self.reactor = Scripted(*steps)
         bound = socket.socket()
@@ -77,7 +84,7 @@ class Run:
             (Listener(service, "classic" if service == "files" else "tcp", parse_address("127.0.0.1:0", "stream")),),
             workers=2,
         )
-        briefing = Briefing(plan, "", (), None, ((bound.detach(),),), ({},))
+        briefing = Briefing(plan, "", (), None, ((bound.detach(),),), ({},), held)
         self.served = serve(self.reactor, briefing, lambda line: self.said.append(json.loads(line)), reading)
 
 
@@ -139,6 +146,35 @@ def test_an_order_that_comes_right_after_a_signal_leaves_the_stopping_to_the_sig
     assert Run(pipe[0], both).served
 
 
+def host_of(reactor: Scripted) -> Any:
+    cells: Any = reactor.triggers["before"]["shutdown"][0][0].__closure__
+    [found] = [cell.cell_contents for cell in cells if type(cell.cell_contents).__name__ == "Host"]
+    return found
+
+
+def test_it_retires_when_it_is_told_to_and_ends_when_nobody_is_there_any_more(pipe: tuple[int, int]) -> None:
+    def retire(reactor: Scripted) -> None:
+        assert len(host_of(reactor).running_plan.listeners) == 1
+        os.write(pipe[1], Retirement((0,), (0,), 2.0).to_line())
+        assert not reactor.stopping
+        orders(reactor).doRead()
+        assert host_of(reactor).running_plan.listeners == []
+        assert reactor.stopping
+
+    assert Run(pipe[0], retire).served
+
+
+def test_one_that_is_held_serves_when_it_is_told_to(pipe: tuple[int, int]) -> None:
+    def serve(reactor: Scripted) -> None:
+        assert host_of(reactor)._held
+        os.write(pipe[1], b"serve\n")
+        orders(reactor).doRead()
+        assert not host_of(reactor)._held
+        reactor.stop()
+
+    assert Run(pipe[0], serve, held=True).served
+
+
 def test_the_pipe_of_orders_is_read_at_its_descriptor(pipe: tuple[int, int]) -> None:
     def look(reactor: Scripted) -> None:
         assert orders(reactor).fileno() == pipe[0]
@@ -149,9 +185,7 @@ def test_the_pipe_of_orders_is_read_at_its_descriptor(pipe: tuple[int, int]) -> 
 
 def test_a_port_that_fails_late_ends_it(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(reactor: Scripted) -> None:
-        host: Any = reactor.triggers["before"]["shutdown"][0][0].__closure__
-        [found] = [cell.cell_contents for cell in host if type(cell.cell_contents).__name__ == "Host"]
-        found._die("one\ntwo")
+        host_of(reactor)._die("one\ntwo")
 
     run = Run(pipe[0], fail)
     assert not run.served

@@ -66,7 +66,7 @@ def _read(connection: socket.socket) -> bytes:
     help="The file that the process was started with.",
 )
 def command(config: str) -> None:
-    """Have the process that runs with a configuration file read it again.
+    """Have the running process read its configuration file again.
 
     What is unchanged keeps its port and its connections. Says what changed; or, with exit status 1, why nothing did.
     """

@@ -8,32 +8,49 @@ from typing import Any
 
 from netsvc.guard.buckets import Bucket
 
-__all__ = ["Allowance", "Flushing", "Reading", "Writing"]
+__all__ = ["MOST", "Allowance", "Flushing", "Reading", "Writing"]
 
 #: Bytes that go in one system call, at most; a quarter of a burst where that is less.
-_MOST = 64 * 1024
-#: Bytes that a connection takes from its buckets before it needs them: at first, and at most, or a sixteenth of a
-#: burst. More where it uses them up, so that a connection that says little holds back little.
-_FIRST_PORTION = 512
-_LARGEST_PORTION = 16 * 1024
+MOST = 64 * 1024
+#: Bytes that a connection takes from its buckets before it needs them, at least and at most: so many that they last for
+#: some hundredths of a second, so that what is quiet holds little back. A sixteenth of a burst where that is less.
+_LEAST_PORTION = 512
+_LARGEST_PORTION = 1024 * 1024
+_SHORT, _LONG = 0.02, 0.1
+#: Bytes for one turn, where there are not enough for all who want some; a sixteenth of a burst where that is less.
+_SHARE = 16 * 1024
 
 
 class Allowance:
     """What may go in one direction of one connection, and the absence of its transport while nothing may."""
 
-    __slots__ = ("_buckets", "_call", "_clock", "_granted", "_largest", "_most", "_portion", "_reserved", "transport")
+    __slots__ = (
+        "_buckets",
+        "_call",
+        "_clock",
+        "_granted",
+        "_largest",
+        "_least",
+        "_most",
+        "_portion",
+        "_reserved",
+        "_share",
+        "_since",
+        "transport",
+    )
 
     def __init__(self, transport: Any, clock: Any, buckets: Sequence[Bucket]) -> None:
         self.transport = transport
         self._clock = clock
         self._buckets = buckets
         burst = min(bucket.burst for bucket in buckets)
-        # Bytes for one system call, at most.
-        self._most = max(1, min(_MOST, int(burst / 4)))
+        self._most = max(1, min(MOST, int(burst / 4)))
         self._largest = max(1, min(_LARGEST_PORTION, int(burst / 16)))
-        self._portion = min(_FIRST_PORTION, self._largest)
+        self._share = min(_SHARE, self._largest)
+        self._portion = self._least = min(_LEAST_PORTION, self._largest)
         # Taken from the buckets, and waited for; waited for, and not handed out.
         self._reserved = self._granted = 0
+        self._since = 0.0
         self._call: Any = None
 
     def ask(self) -> tuple[int, int]:
@@ -47,12 +64,13 @@ class Allowance:
             return granted, granted
         if self._call is None:
             now = self._clock.seconds()
-            delay = self._wait(self._portion, now)
-            # Taken in any case: who comes later waits longer, so that each who waits is woken once, in turn.
-            self._take(self._portion, now)
-            if not delay:
-                return self._portion, self._most
-            self._reserved = self._portion
+            left, most = self._grant(now)
+            if left:
+                return left, most
+            # Taken before it is there: who comes later waits longer, so that each who waits is woken once, in turn.
+            delay = self._wait(self._share, now)
+            self._take(self._share, now)
+            self._reserved = self._share
             self._call = self._clock.callLater(delay, self._go_on)
         self.hold()
         raise BlockingIOError(errno.EAGAIN, "over the limit of bytes a second")
@@ -65,11 +83,22 @@ class Allowance:
         now = self._clock.seconds()
         if left:
             self._take(-left, now)
-        self._portion = min(2 * self._portion, self._largest)
-        if self._wait(self._portion, now):
-            return 0, 0
-        self._take(self._portion, now)
-        return self._portion, self._most
+        lasted, self._since = now - self._since, now
+        if lasted < _SHORT:
+            self._portion = min(2 * self._portion, self._largest)
+        elif lasted > _LONG:
+            self._portion = max(int(self._portion * _LONG / lasted), self._least)
+        return self._grant(now)
+
+    def _grant(self, now: float) -> tuple[int, int]:
+        if not self._wait(max(self._portion, self._most), now):
+            # Far from the limit: one call may well use more than that.
+            self._take(self._portion, now)
+            return self._portion, self._most
+        if not self._wait(self._share, now):
+            self._take(self._share, now)
+            return self._share, self._share
+        return 0, 0
 
     def end(self, left: int) -> None:
         """Give back what was not used, and wait no more: the connection is closed."""

@@ -36,6 +36,15 @@ class Bucket:
         self._fill(now)
         self._tokens -= amount
 
+    def left(self, now: float) -> float:
+        """Return how many tokens there are: below zero, if more was taken than there was."""
+        self._fill(now)
+        return self._tokens
+
+    def give_back(self, amount: float) -> None:
+        """Put back what was taken a moment ago, and not used."""
+        self._tokens += amount
+
     def _fill(self, now: float) -> None:
         passed = now - self._at
         if passed > 0:

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from netsvc.guard.allowance import Allowance, Flushing, Reading, Writing
+from netsvc.guard.allowance import MOST, Allowance, Flushing, Reading, Writing
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.tcp_info import socket_transport
 
@@ -36,16 +36,23 @@ def meter(transport: Any, clock: Any, read: Sequence[Bucket], write: Sequence[Bu
         return
     reading = Reading(lowest, clock, read) if read else None
     writing = (Flushing if hasattr(lowest, "wait_to_write") else Writing)(lowest, clock, write) if write else None
-    kind = _Reads if writing is None else _Writes if reading is None else _ReadsAndWrites
     # Its descriptor stays the same.
-    lowest.socket = kind(connection, reading, writing)
+    lowest.socket = _KINDS[False if read else None, False if write else None](connection, reading, writing)
     lowest.fileno = lowest.socket.fileno
 
 
 class _Metered(socket.socket):
-    """A socket in another's place. What is not metered is the socket's own method, with nothing in between."""
+    """A socket in another's place. What is not metered is the socket's own method, with nothing in between.
+
+    What is metered and far from its limit is counted with as little as that takes: these methods run for every message.
+    When a portion is used up and there is no other, the socket changes its class to one whose methods look first.
+    """
 
     __slots__ = ("_read_most", "_readable", "_reading", "_writable", "_write_most", "_writing")
+
+    #: Whether reading, or writing, is far from its limit; None where it has none.
+    easy_to_read: bool | None = None
+    easy_to_write: bool | None = None
 
     def __init__(self, replaced: socket.socket, reading: Allowance | None, writing: Allowance | None) -> None:
         kind = (replaced.family, replaced.type, replaced.proto)
@@ -66,31 +73,61 @@ class _Metered(socket.socket):
         self._reading = self._writing = None
         super().close()
 
+    def _may_read(self, left: int, most: int) -> None:
+        self._readable, self._read_most = left, most
+        if self.easy_to_read is not (most >= MOST):
+            self.__class__ = _KINDS[most >= MOST, self.easy_to_write]
+
+    def _may_write(self, left: int, most: int) -> None:
+        self._writable, self._write_most = left, most
+        if self.easy_to_write is not (most >= MOST):
+            self.__class__ = _KINDS[self.easy_to_read, most >= MOST]
+
 
 class _Reads(_Metered):
     """A socket from which no more is read than may be."""
 
     __slots__ = ()
 
+    easy_to_read: bool | None = False
+
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read; see recv(2)."""
         if self._readable <= 0:
-            self._readable, self._read_most = self._reading.ask()
-        data = _recv(self, size if size < self._read_most else self._read_most, flags)
+            self._may_read(*self._reading.ask())
+        data = _recv(self, min(size, self._read_most), flags)
         self._readable = left = self._readable - len(data)
         if left <= 0:
-            self._readable, self._read_most = self._reading.spend(left)
+            self._may_read(*self._reading.spend(left))
         return data
 
     def recvmsg(self, size: int, ancillary: int = 0, flags: int = 0) -> Any:
         """Read, and the descriptors that come along; see recvmsg(2)."""
         if self._readable <= 0:
-            self._readable, self._read_most = self._reading.ask()
+            self._may_read(*self._reading.ask())
         message = super().recvmsg(min(size, self._read_most), ancillary, flags)
         self._readable = left = self._readable - len(message[0])
         if left <= 0:
-            self._readable, self._read_most = self._reading.spend(left)
+            self._may_read(*self._reading.spend(left))
         return message
+
+
+class _ReadsEasily(_Reads):
+    """The same, far from the limit."""
+
+    __slots__ = ()
+
+    easy_to_read = True
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read; see recv(2)."""
+        if flags or size > MOST:
+            return super().recv(size, flags)
+        data = _recv(self, size)
+        self._readable = left = self._readable - len(data)
+        if left <= 0:
+            self._may_read(*self._reading.spend(left))
+        return data
 
 
 class _Writes(_Metered):
@@ -98,36 +135,60 @@ class _Writes(_Metered):
 
     __slots__ = ()
 
+    easy_to_write: bool | None = False
+
     def send(self, data: Any, flags: int = 0) -> int:
         """Write; see send(2)."""
         if self._writable <= 0:
-            self._writable, self._write_most = self._writing.ask()
-        sent = _send(self, data if len(data) <= self._write_most else memoryview(data)[: self._write_most], flags)
-        self._writable = left = self._writable - sent
-        if left <= 0:
-            self._writable, self._write_most = self._writing.spend(left)
-        return sent
+            self._may_write(*self._writing.ask())
+        if len(data) > self._write_most:
+            data = memoryview(data)[: self._write_most]
+        return self._wrote(_send(self, data, flags))
 
     def sendmsg(self, buffers: Any, *arguments: Any) -> int:
         """Write, and descriptors along with it; see sendmsg(2). Twisted sends one byte with each."""
         if self._writable <= 0:
-            self._writable, self._write_most = self._writing.ask()
-        return self._count(super().sendmsg(buffers, *arguments))
+            self._may_write(*self._writing.ask())
+        return self._wrote(super().sendmsg(buffers, *arguments))
 
     def send_file(self, descriptor: int, offset: int, size: int) -> int:
         """Write from a file; see sendfile(2)."""
         if self._writable <= 0:
-            self._writable, self._write_most = self._writing.ask()
-        return self._count(os.sendfile(self.fileno(), descriptor, offset, min(size, self._write_most)))
+            self._may_write(*self._writing.ask())
+        return self._wrote(os.sendfile(self.fileno(), descriptor, offset, min(size, self._write_most)))
 
-    def _count(self, sent: int) -> int:
+    def _wrote(self, sent: int) -> int:
         self._writable = left = self._writable - sent
         if left <= 0:
-            self._writable, self._write_most = self._writing.spend(left)
+            self._may_write(*self._writing.spend(left))
         return sent
 
 
-class _ReadsAndWrites(_Reads, _Writes):
-    """Both."""
+class _WritesEasily(_Writes):
+    """The same, far from the limit."""
 
     __slots__ = ()
+
+    easy_to_write = True
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Write; see send(2)."""
+        if flags or len(data) > MOST:
+            return super().send(data, flags)
+        sent = _send(self, data)
+        self._writable = left = self._writable - sent
+        if left <= 0:
+            self._may_write(*self._writing.spend(left))
+        return sent
+
+
+_READS = {None: (), False: (_Reads,), True: (_ReadsEasily,)}
+_WRITES = {None: (), False: (_Writes,), True: (_WritesEasily,)}
+
+#: The classes of metered sockets, by how easy it is to read and to write.
+_KINDS: dict[tuple[bool | None, bool | None], Any] = {
+    (read, write): type("Metered", (*_READS[read], *_WRITES[write]), {"__slots__": ()})
+    for read in _READS
+    for write in _WRITES
+    if (read, write) != (None, None)
+}

@@ -16,6 +16,7 @@ from netsvc.guard.buckets import Bucket
 from netsvc.guard.gate import Gate
 from netsvc.guard.refusals import Refusals
 from netsvc.limits import in_force
+from netsvc.udp import ONE_DATAGRAM
 
 __all__ = ["Session", "Sessions"]
 
@@ -24,14 +25,33 @@ _LONGEST_IDLE = 86400.0
 #: Bytes. No datagram is longer.
 _LONGEST = 65535.0
 
+#: Datagrams that are granted in one go. Fewer are asked for one by one.
+_MOST_GRANTED, _LEAST_GRANTED = 63, 4
+
 #: A limit's name, what is left of it, and whether it only reports.
 _Rate = tuple[str, Bucket, bool]
 
 
 class Session:
-    """One peer of a port. `credit` is how many bytes it may still be sent."""
+    """One peer of a port. `credit` is how many bytes it may still be sent.
 
-    __slots__ = ("address", "began", "credit", "gate", "peer_key", "reads", "writes")
+    What it may send and be sent in what is left of a batch is `granted` in one go: so many datagrams, in the form of
+    `ONE_DATAGRAM`. `used` is what it has used of it, `unsent` the bytes of what it sent that were not answered.
+    """
+
+    __slots__ = (
+        "address",
+        "asked",
+        "began",
+        "credit",
+        "gate",
+        "granted",
+        "peer_key",
+        "reads",
+        "unsent",
+        "used",
+        "writes",
+    )
 
     def __init__(self, address: Any, gate: Gate, peer_key: str, began: float) -> None:
         self.address = address
@@ -40,15 +60,17 @@ class Session:
         self.peer_key = peer_key
         self.began = began
         self.credit: float = 0
+        #: The last batch in which a single datagram of it was asked for.
+        self.asked = -1
+        self.granted = -1
+        self.used = 0
+        self.unsent: float = 0
         self.reads: Sequence[_Rate] = ()
         self.writes: Sequence[_Rate] = ()
 
 
 class Sessions:
-    """The peers of one datagram port. `netsvc.udp.UDPPort` asks it of every datagram that comes or goes.
-
-    `reads_paced` and `writes_paced` say whether a rate has to be asked for (`may_read`, `may_write`).
-    """
+    """The peers of one datagram port. `netsvc.udp.UDPPort` asks it of every datagram that comes or goes."""
 
     def __init__(self, clock: Any, gate: Gate, refusals: Refusals, *, verified: bool = False) -> None:
         self.young: dict[Any, Session] = {}
@@ -57,6 +79,8 @@ class Sessions:
         self._refusals = refusals
         self._verified = verified
         self._turn: Any = None
+        self._batch = 0
+        self._granted: list[Session] = []
         self.gate = gate
 
     @property
@@ -76,13 +100,19 @@ class Sessions:
         self._life = in_force(levels, "life")
         self._shared_reads = _shared(gate, "readall")
         self._shared_writes = _shared(gate, "writeall")
-        #: Whether reading, or writing, has to be asked for.
-        self.reads_paced = bool(self._shared_reads) or any(
-            in_force(levels, name)[0] is not None for name in ("datagrams", "read", "life")
+        self._writes_paced = bool(self._shared_writes) or in_force(levels, "write")[0] is not None
+        #: Whether it has to be asked how fast datagrams may come or go.
+        self.paced = (
+            self._writes_paced
+            or bool(self._shared_reads)
+            or any(in_force(levels, name)[0] is not None for name in ("datagrams", "read", "life"))
         )
-        self.writes_paced = bool(self._shared_writes) or in_force(levels, "write")[0] is not None
-        #: Whether a datagram allows as many bytes as it has, and nothing more has to be asked.
-        self.plain = self._amplify == 1 and not self.writes_paced
+        #: Whether nothing has to be asked of a peer that is known, and whether nothing but that it is not sent more
+        #: than it has sent.
+        self.free = self._unbounded and not self.paced
+        self.plain = self._amplify == 1 and not self.paced
+        # Of a peer that is granted something, no more is known than how much it sent: so it may be sent that much.
+        self._grants = self._amplify == 1
 
     def __len__(self) -> int:
         return len(self.young) + len(self._old)
@@ -141,7 +171,7 @@ class Sessions:
 
     def room(self, session: Session, size: int) -> float:
         """Return how many bytes may be sent to a peer unasked because of a datagram, where this is not `plain`."""
-        if self.writes_paced:
+        if self._writes_paced:
             session.credit += size * self._amplify
             return 0
         return math.inf if self._unbounded else size * self._amplify
@@ -159,16 +189,63 @@ class Sessions:
                 self._old.pop(session.address, None)
                 session.gate.leave(session.peer_key)
                 return False
+        if session.asked == self._batch:
+            # It is not the only one.
+            if session.granted > 0:
+                self._settle(session)
+            if self._grants and self._grant(session, now):
+                session.used = ONE_DATAGRAM + size
+                return True
+        session.asked = self._batch
         return self._take(session, session.reads, size, now)
+
+    def _grant(self, session: Session, now: float) -> bool:
+        """Take what many datagrams may need in one go, if there is plenty."""
+        count = _MOST_GRANTED
+        for name, bucket, _ in (*session.reads, *session.writes):
+            count = min(count, int(bucket.left(now) / (1 if name == "datagrams" else _LONGEST)))
+        if count < _LEAST_GRANTED:
+            return False
+        for name, bucket, _ in (*session.reads, *session.writes):
+            bucket.take(count * (1 if name == "datagrams" else _LONGEST), now)
+        session.granted = count * ONE_DATAGRAM + ONE_DATAGRAM - 1
+        session.unsent = 0
+        self._granted.append(session)
+        return True
+
+    def _settle(self, session: Session) -> None:
+        """Give back what was granted and not used."""
+        granted = session.granted // ONE_DATAGRAM
+        count, size = divmod(session.used, ONE_DATAGRAM)
+        for name, bucket, _ in session.reads:
+            bucket.give_back(granted - count if name == "datagrams" else granted * _LONGEST - size)
+        for _, bucket, _ in session.writes:
+            bucket.give_back(granted * _LONGEST - (size - session.unsent))
+        session.granted = -1
+        session.used = 0
+
+    def _take_back(self) -> bool:
+        """Settle with all who were granted something; return whether there was anybody."""
+        granted, self._granted = self._granted, []
+        for session in granted:
+            if session.granted > 0:
+                self._settle(session)
+        return bool(granted)
+
+    def end_batch(self) -> None:
+        """Note that other ports have their turn now: what is granted is granted for no longer."""
+        self._batch += 1
+        if self._granted:
+            self._take_back()
 
     def may_write(self, session: Session, size: int) -> bool:
         """Tell whether a datagram to a peer may be sent now, and count it."""
-        return self._take(session, session.writes, size, self._clock.seconds())
+        return not self._writes_paced or self._take(session, session.writes, size, self._clock.seconds())
 
     def _take(self, session: Session, rates: Sequence[_Rate], size: int, now: float) -> bool:
         for name, bucket, reported in rates:
             amount = 1 if name == "datagrams" else size
-            if bucket.wait(amount, now) > 0:
+            if bucket.wait(amount, now) > 0 and not (self._take_back() and bucket.wait(amount, now) == 0):
                 self._refusals.count(self._gate.label, name, session.peer_key, dry=reported)
                 if not reported:
                     return False
