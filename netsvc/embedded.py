@@ -129,6 +129,10 @@ class EmbeddedService:
         lines = [f"{label} listens on {place_of(listening)}" for label, listening in self._ports.open()]
         return lines or ([] if self._ports.pending else [f"{self.label} runs, and listens nowhere"])
 
+    def listening(self) -> list[Listening]:
+        """List its open ports."""
+        return [each for _, each in self._ports.open()]
+
     def own_ports(self) -> set[int | bytes]:
         """List its open UDP ports, for `netsvc.interfaces.Context`."""
         hosts: list[Any] = [each.port.getHost() for _, each in self._ports.open() if each.datagrams]

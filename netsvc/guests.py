@@ -14,6 +14,7 @@ from netsvc.errors import MistakeError
 from netsvc.guard import Guard, GuardedFactory
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
+from netsvc.hush import hushed
 from netsvc.interfaces import Kind
 from netsvc.plan import Plan, TwistdUse
 
@@ -38,7 +39,7 @@ class Guest:
 
     def renew(self) -> None:
         """Admit the next connections by the limits as they are now."""
-        for _, listening in self.embedded._ports.open():
+        for listening in self.embedded.listening():
             port: Any = listening.port
             factory = getattr(port, "factory", None)
             # TLS or PROXY may stand around the guard.
@@ -51,15 +52,16 @@ class Guest:
 
     def takes(self, kind: Kind, number: int) -> bool:
         """Tell whether it has a port of this number."""
-        ports = [each for _, each in self.embedded._ports.open() if each.datagrams == (kind == "datagram")]
-        return any(getattr(each.port.getHost(), "port", None) == number for each in ports)
+        ports = [each.port.getHost() for each in self.embedded.listening() if each.datagrams == (kind == "datagram")]
+        return any(getattr(host, "port", None) == number for host in ports)
 
     def close(self) -> bool:
         """Close its ports at once, after taking what waits there; return whether there were any."""
-        ports = [listening for _, listening in self.embedded._ports.open()]
+        ports = self.embedded.listening()
         for listening in ports:
             listening.take_waiting()
-            listening.abandon()
+            # Twisted's own line about it says less than ours.
+            hushed(listening.abandon)
         return bool(ports)
 
     def note_gates(self, guard: Guard) -> set[Gate]:
@@ -94,7 +96,6 @@ class Moving:
         self._plan = plan
         self._guard = guard
         self._reactor = reactor
-        self._blocked = False
 
     def prepare(
         self, final: list[Callable[[], object]], undo: list[Callable[[], object]], *, gives_room: bool
@@ -117,7 +118,7 @@ class Moving:
             except MistakeError as error:
                 mistakes += [f"{use.place}{mistake}" for mistake in error.mistakes]
         added = [(place, use) for place, use in enumerate(self._plan.twistd) if place not in found]
-        taken = [*self._plan.uses, *(guest.key for guest in (*found.values(), *self.gone))]
+        taken = [*self._plan.uses, *(guest.key for guest in found.values())]
         for (place, use), label in zip(added, embedded_labels([use for _, use in added], taken), strict=True):
             try:
                 guest = Guest(self._build(use, label))

@@ -103,12 +103,19 @@ class Reloading(Service):
 
     def startService(self) -> None:
         """Start, and then listen for what tells it to reload."""
-        super().startService()
         if self.read is None:
+            super().startService()
             return
+        if self._reactor is None:
+            # twist starts services without a privileged start.
+            from twisted.internet import reactor
+
+            self._reactor = reactor
         root: Any = self
         self._requests = Reload(self._reactor, self.read, root.reload)
+        # Before it says `ready`: whoever reads that may send a signal.
         self._reactor.callWhenRunning(take_over_hangup, self._reactor, self._requests.hang_up)
+        super().startService()
         if self.plan.config is not None and sys.platform == "linux":
             self._control = Control(self._reactor, self.plan.config, {"reload": self._requests.answer})
             self._control.listen()

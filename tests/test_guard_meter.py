@@ -169,10 +169,14 @@ class TestShared:
             return sum(line.peer.move() for line in lines) > 0
 
         bench.loop.settle(move)
+        totals = []
         for second in range(1, 20):
             bench.loop.run(1, move, step=0.05)
-            total = sum(line.protocol.got for line in lines)
-            assert 100_000 * (second + 1) * 0.8 <= total <= 100_000 * (second + 1) + 25_000
+            totals.append(sum(line.protocol.got for line in lines))
+            # Each may go once beyond what is there, by a quarter of the burst, and all wait the longer for it.
+            assert 80_000 * (second + 1) <= totals[-1] <= 100_000 * (second + 1) + 100_000
+        assert totals[-1] <= 100_000 * 20 + 25_000
+        assert totals[-1] - totals[5] == pytest.approx(100_000 * 13, rel=0.1)
         shares = sorted(line.protocol.got for line in lines)
         assert shares[0] > 0.5 * shares[-1]
 
@@ -537,7 +541,7 @@ def test_tls_that_is_started_later_lifts_no_limit_and_its_own_bytes_count(
     assert bench.held(write) < 49_000
     client.try_to(client.tls.write, pattern(200_000))
     line.settle()
-    assert 35_000 <= line.protocol.got <= 62_500
+    assert 25_000 <= line.protocol.got <= 62_500
     echoed = b""
     for _ in range(900):
         bench.loop.advance(0.01)

@@ -637,7 +637,7 @@ def test_whatever_happens_the_first_limit_that_is_exceeded_ends_it_in_time(
         bench.run(until, step)
         if bench.said:
             break
-        assert bench.now() <= alive + idle + max(1, idle / 10) + step
+        assert bench.now() <= alive + idle + max(1, idle / 10) + 3 * step
         if event == "receive":
             kernel.receive()
             connection.transport.doRead()
@@ -654,7 +654,8 @@ def test_whatever_happens_the_first_limit_that_is_exceeded_ends_it_in_time(
             "ended idle": (alive, idle),
             "ended life": (0.0, life),
         }[word]
-        assert begin + value - 1e-6 <= when <= begin + value + max(1, value / 10) + step
+        # The clock moves in steps, and up to three moments are waited for.
+        assert begin + value - 1e-6 <= when <= begin + value + max(1, value / 10) + 3 * step
         assert not (heard and word == "ended handshake")
     else:
         assert all(value is None for value in (limits[1], limits[2]))

@@ -27,8 +27,9 @@ _send = socket.socket.send
 def meter(transport: Any, clock: Any, read: Sequence[Bucket], write: Sequence[Bucket]) -> None:
     """Let a connection read and write what its buckets hold, and no more. A sequence that is empty is no limit.
 
-    A bucket may be exceeded by one call's worth, which is taken from what comes later; over time it is exact. Waiting
-    connections that share a bucket take turns. Of a transport without a socket nothing is metered.
+    Each connection may go beyond what is left by one call's worth (64 KiB or a quarter of the burst), which is taken
+    from what comes later: over time it is exact. Those that wait for a shared bucket take turns. Of a transport
+    without a socket nothing is metered.
     """
     lowest = socket_transport(transport)
     connection = getattr(lowest, "socket", None)
