@@ -99,7 +99,7 @@ def _same_protocol(one: Listener, other: Listener) -> bool:
 def describe_changes(old: Plan, new: Plan, difference: Difference) -> str:
     """Say in one line what changed, for whoever asked for it."""
     counts = {"kept": len(difference.kept), "opened": len(difference.opened), "closed": len(difference.closed)}
-    parts = []
+    parts: list[str] = []
     for what, count in counts.items():
         if count:
             noun = "" if parts else "listener " if count == 1 else "listeners "

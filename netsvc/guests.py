@@ -91,8 +91,8 @@ class Moving:
         self.gone = list(running)
         #: Called with a line when a port cannot be opened after the start.
         self.failed: Callable[[str], None] = _warn
-        #: In place of those that were closed for nothing, as the passage has failed.
-        self.restored: dict[Guest, Guest] = {}
+        #: In place of those that were closed for nothing, as the passage has failed; None if that failed as well.
+        self.restored: dict[Guest, Guest | None] = {}
         self._plan = plan
         self._guard = guard
         self._reactor = reactor
@@ -165,10 +165,15 @@ class Moving:
             guest.embedded.start()
 
     def _restore(self, old: Guest) -> None:
+        self.restored[old] = None
         try:
             embedded = self._build(old.embedded.use, old.key)
-            embedded.privileged_start()
-            embedded.start()
+            try:
+                embedded.privileged_start()
+                embedded.start()
+            except MistakeError:
+                embedded.abandon()
+                raise
         except MistakeError as error:
             for mistake in error.mistakes:
                 _log.critical("{guest} does not run any more: {mistake}", guest=old.key, mistake=mistake)

@@ -145,6 +145,8 @@ class _Reader(Protocol):
             return
         if header is not None:
             self._forget_deadline()
+            # The limits wait for the first byte of the client itself.
+            self.transport.preamble = header.size
             self._hand_over(header.source, header.destination, self._received[header.size :])
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -74,16 +74,24 @@ def adopt(reactor: Any, bound: socket.socket, protocol: Any) -> IListeningPort:
         if bound.type == socket.SOCK_STREAM:
             adopted: IListeningPort = reactor.adoptStreamPort(bound.fileno(), bound.family, protocol)
         elif bound.family == socket.AF_UNIX:
-            adopted = UNIXDatagramPort(reactor, bound, protocol)
-            adopted.startListening()
+            adopted = _started(UNIXDatagramPort(reactor, bound, protocol))
         elif isinstance(reactor, PosixReactorBase):
-            adopted = UDPPort._fromListeningDescriptor(
-                reactor, bound.fileno(), bound.family, protocol, LONGEST_DATAGRAM
+            adopted = _started(
+                UDPPort._fromListeningDescriptor(reactor, bound.fileno(), bound.family, protocol, LONGEST_DATAGRAM)
             )
-            adopted.startListening()
         else:
             adopted = reactor.adoptDatagramPort(bound.fileno(), bound.family, protocol, LONGEST_DATAGRAM)
     return adopted
+
+
+def _started(port: Any) -> Any:
+    """Start a port of ours. Whatever its protocol raises then, the socket is closed."""
+    try:
+        port.startListening()
+    except BaseException:
+        port.socket.close()
+        raise
+    return port
 
 
 def bound_unix_datagram(path: str, mode: int) -> socket.socket:

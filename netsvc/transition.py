@@ -246,7 +246,8 @@ class Transition:
                 _log.failure("what was begun could not be undone")
         running = self._running
         for old, restored in self.guests.restored.items():
-            running.guests[running.guests.index(old)] = restored
+            place = running.guests.index(old)
+            running.guests[place : place + 1] = [restored] if restored is not None else []
             old.note_gates(running.guard)
             running.departures.retire(old)
 

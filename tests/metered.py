@@ -172,11 +172,36 @@ class Line:
     def run(self, seconds: float, step: float = 0.01) -> None:
         self.loop.run(seconds, self.peer.move, step)
 
+
+def pattern(size: int) -> bytes:
+    return (b"%07d\n" * (size // 8 + 1) % tuple(range(size // 8 + 1)))[:size]
+
+
+class Bench:
+    """Lines over buckets of one reactor, all closed at the end."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.lines: list[Line] = []
+
+    def bucket(self, rate: float, burst: float | None = None) -> Bucket:
+        return Bucket(rate, burst or rate, self.loop.seconds())
+
+    def line(self, kind: str, protocol: Any = None, read: Any = (), write: Any = ()) -> Line:
+        self.lines.append(Line(self.loop, kind, protocol, read, write))
+        return self.lines[-1]
+
+    def held(self, bucket: Bucket) -> float:
+        """Return the tokens in a bucket."""
+        now = self.loop.seconds()
+        return bucket.burst - bucket.wait(bucket.burst, now) * bucket.rate
+
     def close(self) -> None:
-        self.peer.socket.close()
-        if not self.protocol.lost:
-            self.transport.abortConnection()
-            self.loop.advance(0)
+        """Close all; nothing may be left in the reactor."""
+        for line in self.lines:
+            line.peer.socket.close()
+            if not line.protocol.lost:
+                line.transport.abortConnection()
+        self.loop.advance(0)
         assert not self.loop.getDelayedCalls()
-        assert not self.loop.readers
-        assert not self.loop.writers
+        assert not self.loop.readers | self.loop.writers

@@ -29,6 +29,11 @@ from netsvc.service import Service
 PATIENCE = 10.0
 
 
+#: What most plans here use.
+ONE = {"one": {"text": "one"}}
+TWO = {"one": {"text": "one"}, "two": {"text": "two"}}
+
+
 class Options(BaseOptions):
     optParameters = [["text", None, "plain", "What it says"], ["fail", None, "", "At which step it fails"]]
 
@@ -164,6 +169,22 @@ class World:
         return Service(
             use.service, "A test", options=Options, core=core, streams=streams, datagrams={"udp": SaysDatagrams}
         )
+
+    def mistakes(self, then: Plan) -> tuple[str, ...]:
+        """Reload, which fails, and return why."""
+        try:
+            self.reload(then)
+        except MistakeError as error:
+            return tuple(error.mistakes)
+        raise AssertionError("it did not fail")
+
+    def refused(self, port: int) -> bool:
+        """Tell whether nobody listens there."""
+        try:
+            self.connect(port)
+        except ConnectionRefusedError:
+            return True
+        return False
 
     def core(self, text: str) -> Core:
         """Return the last core that was built with a text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ _SHORT, _LONG = 0.02, 0.1
 _SHARE = 16 * 1024
 
 
-class Allowance:
+class Allowance(ABC):
     """What may go in one direction of one connection, and the absence of its transport while nothing may."""
 
     __slots__ = (
@@ -108,17 +109,17 @@ class Allowance:
             self.release()
         self._take(-left - self._reserved - self._granted, self._clock.seconds())
 
+    @abstractmethod
     def hold(self) -> None:
         """Take the transport out of the reactor. It may be out already."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self) -> bool:
         """Let the transport do again as it wants; return whether it wants to go on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resume(self) -> None:
         """Put the transport back into the reactor."""
-        raise NotImplementedError
 
     def _go_on(self) -> None:
         self._call = None
@@ -160,8 +161,9 @@ class _Absence(Allowance):
         """See `Allowance`."""
         getattr(self.transport, self.start)()
 
+    @abstractmethod
     def _remove(self) -> None:
-        raise NotImplementedError
+        """Take the transport out of the reactor."""
 
     def _started(self) -> None:
         self._wanted = True

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from netsvc.guard.bandwidth import Rate, shared_rates
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.gate import Gate
 from netsvc.guard.refusals import Refusals
@@ -27,9 +28,6 @@ _LONGEST = 65535.0
 
 #: Datagrams that are granted in one go. Fewer are asked for one by one.
 _MOST_GRANTED, _LEAST_GRANTED = 63, 4
-
-#: A limit's name, what is left of it, and whether it only reports.
-_Rate = tuple[str, Bucket, bool]
 
 
 class Session:
@@ -65,8 +63,8 @@ class Session:
         self.granted = -1
         self.used = 0
         self.unsent: float = 0
-        self.reads: Sequence[_Rate] = ()
-        self.writes: Sequence[_Rate] = ()
+        self.reads: Sequence[Rate] = ()
+        self.writes: Sequence[Rate] = ()
 
 
 class Sessions:
@@ -98,8 +96,8 @@ class Sessions:
         idle, _ = in_force(levels, "sessionidle")
         self._half = (idle or _LONGEST_IDLE) / 2
         self._life = in_force(levels, "life")
-        self._shared_reads = _shared(gate, "readall")
-        self._shared_writes = _shared(gate, "writeall")
+        self._shared_reads = shared_rates(gate, "readall")
+        self._shared_writes = shared_rates(gate, "writeall")
         self._writes_paced = bool(self._shared_writes) or in_force(levels, "write")[0] is not None
         #: Whether it has to be asked how fast datagrams may come or go.
         self.paced = (
@@ -153,7 +151,7 @@ class Sessions:
             self._turn = self._clock.callLater(self._half, self._turn_over)
         return session
 
-    def _rates(self, names: Sequence[str], shared: Sequence[_Rate], now: float) -> Sequence[_Rate]:
+    def _rates(self, names: Sequence[str], shared: Sequence[Rate], now: float) -> Sequence[Rate]:
         levels = [level.limits for level in self._gate.levels]
         own = []
         for name in names:
@@ -242,7 +240,7 @@ class Sessions:
         """Tell whether a datagram to a peer may be sent now, and count it."""
         return not self._writes_paced or self._take(session, session.writes, size, self._clock.seconds())
 
-    def _take(self, session: Session, rates: Sequence[_Rate], size: int, now: float) -> bool:
+    def _take(self, session: Session, rates: Sequence[Rate], size: int, now: float) -> bool:
         for name, bucket, reported in rates:
             amount = 1 if name == "datagrams" else size
             if bucket.wait(amount, now) > 0 and not (self._take_back() and bucket.wait(amount, now) == 0):
@@ -270,13 +268,3 @@ class Sessions:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-
-
-def _shared(gate: Gate, name: str) -> list[_Rate]:
-    """List the buckets that everything at a level takes from."""
-    found = []
-    for level in gate.levels:
-        bucket = level.bucket(name)
-        if bucket is not None:
-            found.append((name, bucket, level.reports(name)))
-    return found

@@ -18,6 +18,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
+from netsvc.guard.bandwidth import Bandwidth
 from netsvc.guard.gate import Gate
 from netsvc.guard.watch import Watched
 from netsvc.limits import in_force
@@ -96,6 +97,7 @@ class GuardedFactory(Factory):
     def gate(self, gate: Gate) -> None:
         levels = [level.limits for level in gate.levels]
         self._gate = gate
+        self.bandwidth = Bandwidth(gate, self.guard.clock)
         self.watched = (in_force(levels, "handshake"), in_force(levels, "idle"), in_force(levels, "life"))
 
     def doStart(self) -> None:
@@ -212,6 +214,8 @@ class _Making:
         guard = factory.guard
         guard.live.add(connection)
         guard.watch.add(connection, *factory.watched)
+        if factory.bandwidth.limited:
+            factory.bandwidth.limit(transport, connection.peer_key)
         if isinstance(transport, HAProxyProtocolWrapper) and IHalfCloseableProtocol.providedBy(protocol):
             _pass_on_half_closes(transport, protocol)
         self._original(transport)
