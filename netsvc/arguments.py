@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from netsvc.config import read_config
+from netsvc.config.draft import PROCESS, Draft, Written, load_use
+from netsvc.config.reading import read_config
 from netsvc.discovery import Catalogue, nearest
-from netsvc.draft import PROCESS, Draft, Written, load_use
 from netsvc.errors import MistakeError
 from netsvc.interfaces import INetworkService
 from netsvc.plan import DEFAULT_DRAIN, Plan

@@ -15,13 +15,13 @@ from netsvc import __version__
 from netsvc.arguments import load_use, read_arguments
 from netsvc.discovery import Catalogue, discover
 from netsvc.errors import MistakeError, StartError
-from netsvc.host import Host
-from netsvc.instances import Load
+from netsvc.host.host import Host
+from netsvc.host.instances import Load
+from netsvc.host.reload import Reloading, from_directory
 from netsvc.pages import help_page, list_page
 from netsvc.plan import Plan
-from netsvc.reload import Reloading, from_directory
 from netsvc.textlog import LogsText
-from netsvc.workers import Workers
+from netsvc.workers.workers import Workers
 
 __all__ = ["Options", "makeService", "standalone_options"]
 

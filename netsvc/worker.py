@@ -1,4 +1,4 @@
-"""One of several processes that serve a plan: `python -m netsvc.worker`, started by `netsvc.workers`.
+"""One of several processes that serve a plan: `python -m netsvc.worker`, started by `netsvc.workers.workers`.
 
 It is told everything through the descriptors that it inherits, and says everything through them. It drains on
 TERM, and when the process that started it is gone.
@@ -24,13 +24,13 @@ from twisted.python.reflect import namedModule
 from zope.interface import implementer
 
 from netsvc.arguments import load_use
-from netsvc.briefing import ORDERS, REPORTS, Briefing, Retirement
 from netsvc.discovery import discover
 from netsvc.errors import StartError
-from netsvc.host import Host
-from netsvc.inherited import Inherited
-from netsvc.keyfiles import with_key_files
-from netsvc.reports import LineCutter, log_report, report
+from netsvc.host.host import Host
+from netsvc.listeners.inherited import Inherited
+from netsvc.workers.briefing import ORDERS, REPORTS, Briefing, Retirement
+from netsvc.workers.keyfiles import with_key_files
+from netsvc.workers.reports import LineCutter, log_report, report
 
 __all__ = ["Orders", "Reporter", "main", "serve"]
 

@@ -9,9 +9,9 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from netsvc.briefing import ORDERS, REPORTS, Briefing
-from netsvc.child import Child
-from netsvc.reports import report
+from netsvc.workers.briefing import ORDERS, REPORTS, Briefing
+from netsvc.workers.child import Child
+from netsvc.workers.reports import report
 
 
 class FakeProcess:

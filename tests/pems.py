@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 
 from netsvc.address import TLS
-from netsvc.tls import Certificates
+from netsvc.listeners.tls import Certificates
 
 #: A key for every certificate that needs none of its own: to make one takes longer than the tests.
 KEY = ec.generate_private_key(ec.SECP256R1())

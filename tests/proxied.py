@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from netsvc.address import parse_address
-from netsvc.listeners import Listening, listen
+from netsvc.listeners.opening import Listening, listen
 
 #: Seconds that something may take before the test gives up.
 PATIENCE = 10.0

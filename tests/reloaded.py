@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from netsvc.address import parse_address
 from netsvc.errors import MistakeError
-from netsvc.host import Host
+from netsvc.host.host import Host
 from netsvc.interfaces import Context, INetworkService
 from netsvc.interfaces import Options as BaseOptions
 from netsvc.limits import parse_limits

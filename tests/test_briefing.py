@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from netsvc.address import parse_address
-from netsvc.briefing import Briefing, Retirement
 from netsvc.limits import parse_limits
 from netsvc.plan import Listener, Plan, ServiceUse
+from netsvc.workers.briefing import Briefing, Retirement
 
 
 def test_what_is_told_is_what_is_understood() -> None:

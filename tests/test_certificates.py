@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from netsvc.address import TLS, parse_address
-from netsvc.certificates import (
+from netsvc.listeners.certificates import (
     LONGEST_FILE,
     MOST_CERTIFICATES,
     CertificateError,
@@ -24,8 +24,8 @@ from netsvc.certificates import (
     read_file,
     read_identity,
 )
-from netsvc.listeners import ListenError, check_address, listen
-from netsvc.tls import Certificates, check_tls
+from netsvc.listeners.opening import ListenError, check_address, listen
+from netsvc.listeners.tls import Certificates, check_tls
 from tests.logs import Lines, collected
 from tests.loopback import reactor
 from tests.pems import BROKEN, Handshake, Pem, pair, plain_factory, serial, small_rsa, write_directory

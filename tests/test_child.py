@@ -9,10 +9,10 @@ import pytest
 from twisted.internet.error import ProcessTerminated
 from twisted.python.failure import Failure
 
-from netsvc.briefing import REPORTS, Briefing
-from netsvc.child import LAST_WORDS, Child
 from netsvc.plan import Plan
-from netsvc.reports import LONGEST_LINE, report
+from netsvc.workers.briefing import REPORTS, Briefing
+from netsvc.workers.child import LAST_WORDS, Child
+from netsvc.workers.reports import LONGEST_LINE, report
 from tests.children import FakeProcess, FakeReactor
 from tests.logs import Lines, collected
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from netsvc.arguments import read_arguments, survey_arguments
-from netsvc.config import read_config
-from netsvc.draft import Draft
+from netsvc.config.draft import Draft
+from netsvc.config.reading import read_config
 from netsvc.plan import Plan, ServiceUse
 from tests.certificates import write_certificate
 from tests.test_arguments import THIS, catalogue, listens

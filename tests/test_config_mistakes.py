@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netsvc.arguments import survey_arguments
-from netsvc.config import KEYS, LARGEST
-from netsvc.draft import Draft
+from netsvc.config.draft import Draft
+from netsvc.config.reading import KEYS, LARGEST
 from netsvc.errors import MistakeError
 from netsvc.limits import LIMITS
 from tests.test_arguments import catalogue

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 import pytest
 
 from netsvc.arguments import OPTIONS, SHORTHANDS
-from netsvc.config import KEYS, LISTENER_KEYS, SERVICE_KEYS, TWISTD_KEYS
+from netsvc.config.example import OWN_SERVICES
+from netsvc.config.reading import KEYS, LISTENER_KEYS, SERVICE_KEYS, TWISTD_KEYS
+from netsvc.config.schema import accepted_form
 from netsvc.discovery import discover
-from netsvc.example import OWN_SERVICES
 from netsvc.limits import LIMITS, show_limit
 from netsvc.plan import DEFAULT_DRAIN
-from netsvc.schema import accepted_form
 from netsvc.settings import declared_settings
 from tests.processes import ROOT
 

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from netsvc.control import (
+from netsvc.host.control import (
     LONGEST_ANSWER,
     LONGEST_REQUEST,
     MOST_REQUESTS,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from netsvc.address import parse_address
-from netsvc.difference import compare, describe_changes, may_clash, same_port, same_socket
+from netsvc.host.difference import compare, describe_changes, may_clash, same_port, same_socket
 from netsvc.interfaces import Kind
 from netsvc.plan import Plan, TwistdUse
 from tests.reloaded import plan

@@ -10,8 +10,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 
-from netsvc.drain import ABORT_GRACE, CLOSE_GRACE, Drain
 from netsvc.guard import Guard
+from netsvc.host.drain import ABORT_GRACE, CLOSE_GRACE, Drain
 from tests.conftest import LoggedErrors
 
 

@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
 from twisted.python import usage
 
-from netsvc.embedded import EmbeddedService, embedded_labels, examine_twistd
+from netsvc.embedded.service import EmbeddedService, embedded_labels, examine_twistd
 from netsvc.errors import MistakeError
 from netsvc.guard import Guard
 from netsvc.plan import TwistdUse

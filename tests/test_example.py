@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 
 from netsvc.arguments import read_arguments, survey_arguments
 from netsvc.client.command import SUBCOMMANDS, main
-from netsvc.config import KEYS
+from netsvc.config.example import OWN_SERVICES, example
+from netsvc.config.reading import KEYS
+from netsvc.config.schema import write_schema
 from netsvc.discovery import discover
 from netsvc.errors import StartError
-from netsvc.example import OWN_SERVICES, example
 from netsvc.limits import DEFAULTS, LIMITS
-from netsvc.schema import write_schema
 from netsvc.settings import declared_settings
 from tests.test_arguments import listens
 

@@ -24,7 +24,7 @@ from twisted.protocols.haproxy import proxyEndpoint
 
 from netsvc.address import parse_address
 from netsvc.guard import Guard
-from netsvc.listeners import listen
+from netsvc.listeners.opening import listen
 from netsvc.service import stream_factory
 from netsvc.services.files.classic import Classic
 from netsvc.services.files.core import FilesCore

@@ -28,9 +28,9 @@ from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface.verify import verifyObject
 
-from netsvc.endpoint import GuardedEndpoint, guarded_endpoint
+from netsvc.embedded.endpoint import GuardedEndpoint, guarded_endpoint
+from netsvc.embedded.prefix import EndpointPrefix
 from netsvc.limits import DEFAULTS
-from netsvc.prefix import EndpointPrefix
 from tests.certificates import write_certificate
 from tests.loopback import reactor, turn
 from tests.processes import TWISTD, Server, free_port, run
@@ -72,7 +72,7 @@ def test_it_is_an_endpoint_like_any_other() -> None:
     endpoint = serverFromString(MemoryReactorClock(), "guard:perip=20:idle=60:tcp:8080")
     assert isinstance(endpoint, GuardedEndpoint)
     verifyObject(IStreamServerEndpoint, endpoint)
-    plugin = EndpointPrefix("guard", "netsvc.endpoint.guarded_endpoint")
+    plugin = EndpointPrefix("guard", "netsvc.embedded.endpoint.guarded_endpoint")
     verifyObject(IPlugin, plugin)
     verifyObject(IStreamServerEndpointStringParser, plugin)
 
@@ -287,7 +287,7 @@ _LIGHT = """
 import sys
 import twisted.plugins.netsvc_plugins as plugins
 assert plugins.guard.prefix == "guard"
-print([name for name in ("twisted.internet.reactor", "netsvc.endpoint", "OpenSSL") if name in sys.modules])
+print([name for name in ("twisted.internet.reactor", "netsvc.embedded.endpoint", "OpenSSL") if name in sys.modules])
 """
 
 

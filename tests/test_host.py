@@ -19,9 +19,9 @@ from twisted.python import usage
 from zope.interface import implementer
 
 from netsvc.address import parse_address
-from netsvc.drain import CLOSE_GRACE
 from netsvc.errors import MistakeError, StartError
-from netsvc.host import Host, build_instance
+from netsvc.host.drain import CLOSE_GRACE
+from netsvc.host.host import Host, build_instance
 from netsvc.interfaces import Context, INetworkService
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.service import Service
@@ -266,7 +266,7 @@ def test_signals_are_taken_over_when_the_reactor_runs_and_force_only_what_drains
     world = World(("one", "tcp", "127.0.0.1:0"))
     world.start()
     [(function, (_, force), _), _] = world.reactor.whenRunningHooks
-    assert function.__module__ == "netsvc.process"
+    assert function.__module__ == "netsvc.host.process"
     force()
     world.reactor.callFromThread = lambda function: function()  # type: ignore[attr-defined]
     world.host.stopService()
@@ -285,7 +285,7 @@ _LATE_FAILURE = """\
 import sys
 from twisted.internet.task import Clock
 from twisted.internet import reactor
-from netsvc.host import die
+from netsvc.host.host import die
 reactor.callWhenRunning(die, "a mistake")
 reactor.run()
 print("cleaned up")

@@ -16,10 +16,10 @@ from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from netsvc.address import Address, parse_address
-from netsvc.inherited import Inherited, SharedPort, _SharedFlushedPort
 from netsvc.interfaces import Kind
-from netsvc.listeners import Listening, listen
-from netsvc.ports import hold
+from netsvc.listeners.inherited import Inherited, SharedPort, _SharedFlushedPort
+from netsvc.listeners.opening import Listening, listen
+from netsvc.workers.held import hold
 from tests.certificates import write_certificate
 from tests.loopback import converse, reactor
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from netsvc.address import parse_address
-from netsvc.keyfiles import read_key_files, with_key_files
-from netsvc.listeners import Listening, check_address, listen
+from netsvc.listeners.opening import Listening, check_address, listen
+from netsvc.workers.keyfiles import read_key_files, with_key_files
 from tests.certificates import write_certificate
 from tests.loopback import reactor
 from tests.pems import Pem, plain_factory

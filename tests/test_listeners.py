@@ -20,9 +20,9 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
 from netsvc.address import Address, parse_address
-from netsvc.faults import explain
-from netsvc.listeners import ListenError, Listening, check_address, listen
-from netsvc.sockets import adopt, bound_socket
+from netsvc.listeners.faults import explain
+from netsvc.listeners.opening import ListenError, Listening, check_address, listen
+from netsvc.listeners.sockets import adopt, bound_socket
 from tests.certificates import write_certificate
 from tests.conftest import LoggedErrors
 

@@ -18,8 +18,8 @@ from zope.interface import implementer
 
 from netsvc.address import parse_address
 from netsvc.interfaces import Kind
-from netsvc.listeners import ListenError
-from netsvc.ports import HeldPort, hold
+from netsvc.listeners.opening import ListenError
+from netsvc.workers.held import HeldPort, hold
 from tests.certificates import write_certificate
 from tests.loopback import reactor
 
@@ -263,7 +263,7 @@ def refuse_to_bind(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(first: socket.socket, backlog: int) -> socket.socket:
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
-    monkeypatch.setattr("netsvc.ports._bound_beside", refuse)
+    monkeypatch.setattr("netsvc.workers.held._bound_beside", refuse)
 
 
 def test_a_udp_socket_of_systemd_that_is_of_another_user_is_a_mistake(
@@ -283,7 +283,7 @@ def test_a_port_that_cannot_be_bound_for_everybody_is_a_mistake(monkeypatch: pyt
 
 
 def test_a_socket_that_cannot_be_bound_is_closed() -> None:
-    from netsvc.ports import _bound_beside
+    from netsvc.workers.held import _bound_beside
 
     with socket.socket() as first:
         # It does not share.

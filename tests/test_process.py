@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from netsvc.process import _has_terminal, allow_descriptors, take_over_hangup, take_over_signals
+from netsvc.host.process import _has_terminal, allow_descriptors, take_over_hangup, take_over_signals
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from netsvc.guard import Guard
-from netsvc.proxy import MALFORMED
+from netsvc.listeners.proxy import MALFORMED
 from netsvc.reactor import NetsvcReactor
 from netsvc.service import stream_factory
 from netsvc.services.echo.tcp import Echo

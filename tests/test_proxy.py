@@ -20,8 +20,8 @@ from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from zope.interface import implementer
 
 from netsvc.address import Proxy, parse_address
-from netsvc.listeners import ListenError, check_address
-from netsvc.proxy import LATE, MALFORMED, UNTRUSTED, ProxyFactory
+from netsvc.listeners.opening import ListenError, check_address
+from netsvc.listeners.proxy import LATE, MALFORMED, UNTRUSTED, ProxyFactory
 from netsvc.reactor import NetsvcReactor
 from tests.proxied import LOOPBACK, TCP4, Inner, Inners, Served, on_reactor
 from tests.test_proxy_header import V6, v2

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsvc.proxy_header import LONGEST_V1, LONGEST_V2, Endpoint, Header, HeaderError, parse_header
+from netsvc.listeners.proxy_header import LONGEST_V1, LONGEST_V2, Endpoint, Header, HeaderError, parse_header
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 TCP4 = b"PROXY TCP4 192.0.2.9 192.0.2.1 4000 443\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netsvc.relative import resolve_address, resolve_networks, resolve_path, resolve_reference
+from netsvc.config.relative import resolve_address, resolve_networks, resolve_path, resolve_reference
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_a_worker_that_retires_serves_to_the_end_what_is_there_and_lets_go_of_th
 
 
 def test_one_that_is_held_takes_nothing_before_it_is_told_to() -> None:
-    from netsvc.host import Host
+    from netsvc.host.host import Host
 
     with world(plan(ONE, "one tcp 127.0.0.1:0")) as made:
         held = Host(plan(ONE, "one tcp 127.0.0.1:0"), made.load, made.reactor, held=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from netsvc.host import OPENING_LIMIT
+from netsvc.host.host import OPENING_LIMIT
 from netsvc.plan import Plan
 from tests.logs import Lines, collected
 from tests.processes import free_port
@@ -129,17 +129,17 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[Slow]:
     """Have endpoints `slow:…`, which are collected."""
-    from netsvc import listeners
+    from netsvc.listeners import opening
 
     made: list[Slow] = []
-    original: Any = vars(listeners)["_endpoint"]
+    original: Any = vars(opening)["_endpoint"]
 
     def endpoint(address: Any, reactor: Any) -> Any:
         if address.scheme != "slow":
             return original(address, reactor)
         return made[-1]
 
-    monkeypatch.setattr(listeners, "_endpoint", endpoint)
+    monkeypatch.setattr(opening, "_endpoint", endpoint)
     return made
 
 

@@ -11,12 +11,12 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
 from netsvc.address import TLS
-from netsvc.certificates import (
+from netsvc.listeners.certificates import (
     CarriedTLS,
     find_places,
     read_file,
 )
-from netsvc.tls import Certificates
+from netsvc.listeners.tls import Certificates
 from tests.logs import Lines, collected
 from tests.pems import BROKEN, KEY, Handshake, Pem, pair, plain_factory, rewrite, serial, write_directory
 
@@ -73,7 +73,7 @@ def test_files_are_looked_at_once_a_second_and_only_for_connections(
         looks.append(path)
         return original(path)
 
-    monkeypatch.setattr("netsvc.tls.os.stat", look)
+    monkeypatch.setattr("netsvc.listeners.tls.os.stat", look)
     clock.advance(100)
     assert looks == []
     for _ in range(50):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
-from netsvc.reports import LONGEST_REPORT, LONGEST_TEXT, LineCutter, log_report, read_report, report
+from netsvc.workers.reports import LONGEST_REPORT, LONGEST_TEXT, LineCutter, log_report, read_report, report
 
 
 def cut(data: bytes, size: int, limit: int = 10) -> tuple[list[bytes], list[bytes]]:

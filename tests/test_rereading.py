@@ -18,10 +18,10 @@ from twisted.internet.task import Clock
 
 from netsvc.client import reload as client
 from netsvc.client.failure import ClientError
-from netsvc.control import Answer, control_names
 from netsvc.errors import MistakeError
+from netsvc.host.control import Answer, control_names
+from netsvc.host.reload import Reload, Reloading, from_directory
 from netsvc.plan import Plan
-from netsvc.reload import Reload, Reloading, from_directory
 from tests.conftest import LoggedErrors
 from tests.logs import Lines, collected
 from tests.turned import Net

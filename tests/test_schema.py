@@ -15,11 +15,11 @@ from twisted.internet.protocol import Protocol
 from twisted.python import usage
 
 from netsvc.arguments import survey_arguments
-from netsvc.config import KEYS, SERVICE_KEYS, TWISTD_KEYS
+from netsvc.config.example import OWN_SERVICES, example
+from netsvc.config.reading import KEYS, SERVICE_KEYS, TWISTD_KEYS
+from netsvc.config.schema import accepted_form, configuration_schema, write_schema
 from netsvc.discovery import Catalogue, Found, discover
-from netsvc.example import OWN_SERVICES, example
 from netsvc.limits import DEFAULTS, LIMITS
-from netsvc.schema import accepted_form, configuration_schema, write_schema
 from netsvc.service import Service
 from netsvc.settings import byte_count, declared_settings, whole_number
 from tests.processes import ROOT

@@ -37,9 +37,9 @@ from twisted.protocols.ftp import FTPFactory
 from twisted.protocols.socks import SOCKSv4Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from netsvc.embedded.tree import Ports, has_datagrams, place_of, surround, unreachable
 from netsvc.guard import Guard, GuardedFactory
-from netsvc.listeners import Listening
-from netsvc.service_tree import Ports, has_datagrams, place_of, surround, unreachable
+from netsvc.listeners.opening import Listening
 from netsvc.udp import UDPPort
 from tests.certificates import write_certificate
 from tests.logs import Lines, collected

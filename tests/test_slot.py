@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from netsvc.briefing import Briefing
-from netsvc.child import Child
 from netsvc.plan import Plan
-from netsvc.slot import FIRST_PAUSE, LONG_LIFE, LONGEST_PAUSE, Slot
+from netsvc.workers.briefing import Briefing
+from netsvc.workers.child import Child
+from netsvc.workers.slot import FIRST_PAUSE, LONG_LIFE, LONGEST_PAUSE, Slot
 from tests.children import FakeProcess, FakeReactor
 from tests.logs import Lines, collected
 

@@ -19,11 +19,11 @@ from netsvc import __version__, tap
 from netsvc.client.serving import check, list_services, run
 from netsvc.discovery import Catalogue, Found, discover
 from netsvc.errors import PluginError, StartError
-from netsvc.host import Host
+from netsvc.host.host import Host
 from netsvc.pages import help_page, list_page
 from netsvc.service import Service
 from netsvc.settings import seconds
-from netsvc.workers import Workers
+from netsvc.workers.workers import Workers
 
 
 def parse(*words: str, options: Any = tap.Options) -> Any:

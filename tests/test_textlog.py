@@ -24,10 +24,10 @@ from twisted.scripts._twistd_unix import ServerOptions
 from zope.interface.verify import verifyObject
 
 from netsvc.errors import StartError
-from netsvc.host import Host
+from netsvc.host.host import Host
 from netsvc.tap import makeService
 from netsvc.textlog import LogsText, TextLog, text_log
-from netsvc.workers import Workers
+from netsvc.workers.workers import Workers
 from tests.processes import PATIENCE, TWISTD, Server, run, twistd
 from tests.test_tap import parse
 

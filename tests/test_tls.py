@@ -20,8 +20,8 @@ from zope.interface import implementer
 
 from netsvc.address import parse_address
 from netsvc.guard import Guard
-from netsvc.listeners import listen
-from netsvc.tls import Certificates
+from netsvc.listeners.opening import listen
+from netsvc.listeners.tls import Certificates
 from tests.logs import collected
 from tests.loopback import reactor
 from tests.pems import Handshake, Pem, pair, plain_factory, serial

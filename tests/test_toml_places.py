@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsvc.toml_places import Path, find_places
+from netsvc.config.places import Path, find_places
 
 DOCUMENT = '''\
 # A comment, and = [ " in it

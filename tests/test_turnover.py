@@ -20,8 +20,8 @@ from netsvc.interfaces import Context, INetworkService
 from netsvc.limits import parse_limits
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.service import Service
-from netsvc.turnover import START_LIMIT
-from netsvc.workers import KILL_GRACE, Workers
+from netsvc.workers.turnover import START_LIMIT
+from netsvc.workers.workers import KILL_GRACE, Workers
 from tests.children import FakeProcess, FakeReactor
 from tests.logs import Lines, collected
 from tests.processes import free_port

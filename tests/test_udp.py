@@ -12,7 +12,7 @@ from twisted.internet.error import InvalidAddressError, MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
 
 from netsvc.address import parse_address
-from netsvc.sockets import adopt, bound_socket
+from netsvc.listeners.sockets import adopt, bound_socket
 from netsvc.udp import DATAGRAMS_A_TURN, LONGEST_DATAGRAM, TURNS_A_BURST, UDPPort
 from tests.conftest import LoggedErrors
 

@@ -16,10 +16,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 
 from netsvc.address import parse_address
-from netsvc.briefing import Briefing, Retirement
 from netsvc.plan import Listener, Plan, ServiceUse
-from netsvc.reports import LONGEST_REPORT
 from netsvc.worker import Orders, Reporter, _Log, serve
+from netsvc.workers.briefing import Briefing, Retirement
+from netsvc.workers.reports import LONGEST_REPORT
 
 
 class Scripted(MemoryReactorClock):

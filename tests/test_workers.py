@@ -15,12 +15,12 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 
 from netsvc.address import parse_address
-from netsvc.briefing import FIRST_SOCKET, ORDERS, REPORTS
 from netsvc.errors import MistakeError, StartError
 from netsvc.interfaces import Context, INetworkService
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.service import Service
-from netsvc.workers import KILL_GRACE, Workers, _reactor_module
+from netsvc.workers.briefing import FIRST_SOCKET, ORDERS, REPORTS
+from netsvc.workers.workers import KILL_GRACE, Workers, _reactor_module
 from tests.children import FakeProcess, FakeReactor
 from tests.logs import Lines, collected
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 from netsvc.client.failure import ClientError
-from netsvc.control import LONGEST_ANSWER, Answer, control_names, peer_user, read_answer
+from netsvc.host.control import LONGEST_ANSWER, Answer, control_names, peer_user, read_answer
 from netsvc.text import escape, plain
 
 __all__ = ["ask", "command"]

@@ -38,7 +38,7 @@ def check(words: Sequence[str]) -> None:
     from twisted.internet.task import Clock
 
     from netsvc.arguments import in_order, load_use, survey_arguments
-    from netsvc.host import examine
+    from netsvc.host.host import examine
     from netsvc.pages import list_page, plan_page
 
     if {"--help", "-h"} & set(words):
@@ -55,7 +55,7 @@ def check(words: Sequence[str]) -> None:
     mistakes += examine(plan, partial(load_use, catalogue=catalogue), Clock())
     notes: list[str] = []
     if plan.twistd:
-        from netsvc.embedded import examine_twistd
+        from netsvc.embedded.service import examine_twistd
 
         for use in plan.twistd:
             wrong, remarks = examine_twistd(use, plan.limits)

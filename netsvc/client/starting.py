@@ -24,8 +24,8 @@ def init(file: str) -> None:
       netsvc init /etc/netsvc.toml
       netsvc init - | less
     """
+    from netsvc.config.example import example
     from netsvc.discovery import discover
-    from netsvc.example import example
 
     text = example(discover())
     if file == "-":
@@ -53,7 +53,7 @@ def schema() -> None:
     Example:
       netsvc schema > netsvc.schema.json
     """
+    from netsvc.config.schema import write_schema
     from netsvc.discovery import discover
-    from netsvc.schema import write_schema
 
     click.echo(write_schema(discover()), nl=False)

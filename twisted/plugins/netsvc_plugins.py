@@ -3,12 +3,12 @@
 from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
 
-from netsvc.prefix import EndpointPrefix
+from netsvc.embedded.prefix import EndpointPrefix
 from netsvc.service import ServicePlugin
 
 netsvc = ServiceMaker("netsvc", "netsvc.tap", "Run TCP and UDP services together in one process", "netsvc")
 fast = Reactor("netsvc", "netsvc.reactor", "The epoll reactor of netsvc: fewer system calls for each message")
-guard = EndpointPrefix("guard", "netsvc.endpoint.guarded_endpoint")
+guard = EndpointPrefix("guard", "netsvc.embedded.endpoint.guarded_endpoint")
 
 echo = ServicePlugin("echo", "netsvc.services.echo.service:service", "Send back what comes (RFC 862)")
 reply = ServicePlugin("reply", "netsvc.services.reply.service:service", "Answer everything with a fixed text")

@@ -10,8 +10,8 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from netsvc.briefing import ORDERS, REPORTS, Briefing
-from netsvc.reports import LONGEST_LINE, LONGEST_REPORT, LineCutter, read_report, relay, relay_line
+from netsvc.workers.briefing import ORDERS, REPORTS, Briefing
+from netsvc.workers.reports import LONGEST_LINE, LONGEST_REPORT, LineCutter, read_report, relay, relay_line
 
 __all__ = ["Child"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from netsvc.child import Child
+from netsvc.workers.child import Child
 
 __all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "LONG_LIFE", "Slot"]
 

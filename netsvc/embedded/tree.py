@@ -23,13 +23,13 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer, providedBy
 
-from netsvc.endpoint import GuardedEndpoint, stand_outside
+from netsvc.embedded.endpoint import GuardedEndpoint, stand_outside
 from netsvc.guard import Guard, GuardedFactory
 from netsvc.hush import AcceptLog, hushed
 from netsvc.limits import Limits
-from netsvc.listeners import Listening
-from netsvc.sockets import BACKLOG, bound_unix_datagram
-from netsvc.tls import TLSTransport
+from netsvc.listeners.opening import Listening
+from netsvc.listeners.sockets import BACKLOG, bound_unix_datagram
+from netsvc.listeners.tls import TLSTransport
 from netsvc.udp import UDPPort, UNIXDatagramPort
 
 __all__ = ["Ports", "has_datagrams", "place_of", "stop_services", "surround", "unreachable"]

@@ -13,18 +13,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from netsvc.address import Address
-from netsvc.difference import compare, may_clash, same_socket
 from netsvc.discovery import ANYTHING
+from netsvc.embedded.guests import Moving
 from netsvc.errors import MistakeError
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
-from netsvc.guests import Moving
-from netsvc.inherited import Inherited
-from netsvc.instances import Load, RunningService, build_instance
-from netsvc.listeners import ListenError
+from netsvc.host.difference import compare, may_clash, same_socket
+from netsvc.host.instances import Load, RunningService, build_instance
+from netsvc.host.running import Running, RunningListener, label
+from netsvc.listeners.inherited import Inherited
+from netsvc.listeners.opening import ListenError
+from netsvc.listeners.sockets import bound_socket
 from netsvc.plan import Plan, ServiceUse
-from netsvc.running import Running, RunningListener, label
-from netsvc.sockets import bound_socket
 
 __all__ = ["Transition"]
 

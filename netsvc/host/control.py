@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from netsvc.hush import hushed
-from netsvc.listeners import Listening
+from netsvc.listeners.opening import Listening
 from netsvc.text import escape
 
 __all__ = ["LONGEST_ANSWER", "Answer", "Control", "control_names", "peer_user", "read_answer"]

@@ -14,7 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
-from netsvc.sockets import adopt
+from netsvc.listeners.sockets import adopt
 from netsvc.transports import UNIXPort
 
 __all__ = ["Inherited", "SharedPort"]

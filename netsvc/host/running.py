@@ -13,17 +13,17 @@ from twisted.internet.endpoints import _SystemdParser
 from twisted.logger import Logger
 
 from netsvc.datagram import ECHO_LIKE_PORTS
-from netsvc.departures import Departures, Leaving
 from netsvc.discovery import ANYTHING, describe
+from netsvc.embedded.guests import Guest
 from netsvc.errors import MistakeError
 from netsvc.guard import Guard
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
-from netsvc.guests import Guest
+from netsvc.host.departures import Departures, Leaving
+from netsvc.host.instances import RunningService
 from netsvc.hush import hushed
-from netsvc.inherited import Inherited
-from netsvc.instances import RunningService
-from netsvc.listeners import Listening, listen
+from netsvc.listeners.inherited import Inherited
+from netsvc.listeners.opening import Listening, listen
 from netsvc.plan import Listener, Plan
 
 __all__ = ["Running", "RunningListener", "label"]

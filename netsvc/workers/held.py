@@ -13,9 +13,9 @@ from zope.interface import directlyProvides, providedBy
 
 from netsvc.address import Address
 from netsvc.hush import hushed
-from netsvc.inherited import Inherited, SharedPort
-from netsvc.listeners import ListenError, Listening, listen
-from netsvc.sockets import BACKLOG
+from netsvc.listeners.inherited import Inherited, SharedPort
+from netsvc.listeners.opening import ListenError, Listening, listen
+from netsvc.listeners.sockets import BACKLOG
 
 __all__ = ["HeldPort", "hold"]
 

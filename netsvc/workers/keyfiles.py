@@ -14,7 +14,7 @@ from pathlib import Path
 from twisted.internet.endpoints import _parse, quoteStringArgument
 
 from netsvc.address import Address
-from netsvc.certificates import CarriedTLS, CertificateError, find_places, read_file
+from netsvc.listeners.certificates import CarriedTLS, CertificateError, find_places, read_file
 
 __all__ = ["read_key_files", "with_key_files"]
 

@@ -22,13 +22,13 @@ from twisted.python.failure import Failure
 
 from netsvc.address import Address
 from netsvc.discovery import describe
-from netsvc.faults import explain
 from netsvc.hush import AcceptLog
-from netsvc.inherited import Inherited
-from netsvc.proxy import ProxyFactory
-from netsvc.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
+from netsvc.listeners.faults import explain
+from netsvc.listeners.inherited import Inherited
+from netsvc.listeners.proxy import ProxyFactory
+from netsvc.listeners.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
+from netsvc.listeners.tls import Certificates, TLSTransport, check_tls
 from netsvc.text import escape
-from netsvc.tls import Certificates, TLSTransport, check_tls
 
 __all__ = ["ListenError", "Listening", "check_address", "listen"]
 
@@ -149,7 +149,7 @@ def listen(
 
     A connection meets the PROXY header of `proxy:` first, then the factory, then the TLS of `tls:`, if the factory
     has an attribute `envelope` for that; around any other factory stands the TLS as well. `refused` is called with a
-    reason and a host for each connection that `proxy:` refuses (`netsvc.proxy`).
+    reason and a host for each connection that `proxy:` refuses (`netsvc.listeners.proxy`).
     """
     return _listen(reactor, address, protocol, inherited, refused)
 

@@ -15,19 +15,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import namedModule
 
-from netsvc.briefing import FIRST_SOCKET, ORDERS, REPORTS, Briefing
-from netsvc.child import Child
-from netsvc.drain import ABORT_GRACE, CLOSE_GRACE
 from netsvc.errors import MistakeError
-from netsvc.fatal import die, start_error
-from netsvc.instances import Load, examine
-from netsvc.keyfiles import read_key_files
-from netsvc.listeners import ListenError
+from netsvc.host.drain import ABORT_GRACE, CLOSE_GRACE
+from netsvc.host.fatal import die, start_error
+from netsvc.host.instances import Load, examine
+from netsvc.host.process import allow_descriptors, take_over_signals
+from netsvc.listeners.opening import ListenError
 from netsvc.plan import Plan, undivided
-from netsvc.ports import HeldPort, hold
-from netsvc.process import allow_descriptors, take_over_signals
-from netsvc.slot import Slot
-from netsvc.turnover import Turnover
+from netsvc.workers.briefing import FIRST_SOCKET, ORDERS, REPORTS, Briefing
+from netsvc.workers.child import Child
+from netsvc.workers.held import HeldPort, hold
+from netsvc.workers.keyfiles import read_key_files
+from netsvc.workers.slot import Slot
+from netsvc.workers.turnover import Turnover
 
 __all__ = ["Workers"]
 
@@ -66,11 +66,11 @@ class _Serving:
 
 
 class Workers(Service):
-    """Runs a plan in `plan.workers` processes, as `netsvc.host.Host` does in one.
+    """Runs a plan in `plan.workers` processes, as `netsvc.host.host.Host` does in one.
 
     What the plan gets wrong, and ports that cannot be bound, stop the start before any worker is started, and so
-    does a worker that cannot start. Later, one that dies is replaced: see `netsvc.slot`. `reload` replaces them all,
-    and `stopService` has all of them drain. This process serves nothing, and holds the ports.
+    does a worker that cannot start. Later, one that dies is replaced: see `netsvc.workers.slot`. `reload` replaces
+    them all, and `stopService` has all of them drain. This process serves nothing, and holds the ports.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Workers(Service):
             self._die(reason)
 
     def reload(self, plan: Plan, load: Load | None = None) -> Deferred[str]:
-        """Run another plan, with new workers; or go on with the old ones. See `netsvc.host.Host.reload`.
+        """Run another plan, with new workers; or go on with the old ones. See `netsvc.host.host.Host.reload`.
 
         An old worker goes on until its last connection has ended; those of listeners that are gone have `plan.drain`.
         """

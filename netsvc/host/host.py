@@ -10,19 +10,19 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.logger import Logger
 
-from netsvc.departures import Departures, Leaving
-from netsvc.difference import describe_changes
 from netsvc.discovery import ANYTHING, describe
-from netsvc.drain import CLOSE_GRACE, Drain
 from netsvc.errors import MistakeError
-from netsvc.fatal import die, start_error
 from netsvc.guard import Guard
-from netsvc.inherited import Inherited
-from netsvc.instances import Load, build_instance, build_protocol, examine
+from netsvc.host.departures import Departures, Leaving
+from netsvc.host.difference import describe_changes
+from netsvc.host.drain import CLOSE_GRACE, Drain
+from netsvc.host.fatal import die, start_error
+from netsvc.host.instances import Load, build_instance, build_protocol, examine
+from netsvc.host.process import allow_descriptors, take_over_signals
+from netsvc.host.running import Running, RunningListener
+from netsvc.host.transition import Transition
+from netsvc.listeners.inherited import Inherited
 from netsvc.plan import Plan
-from netsvc.process import allow_descriptors, take_over_signals
-from netsvc.running import Running, RunningListener
-from netsvc.transition import Transition
 
 __all__ = ["Host", "build_instance", "build_protocol", "die", "examine", "start_error"]
 
@@ -37,7 +37,7 @@ class Host(MultiService):
 
     Ports are bound in `privilegedStartService`, before twistd sheds its privileges; services start after
     it. Every mistake found on the way is a line of the one `StartError` raised, and nothing stays open.
-    `reload` makes it run another plan, and `stopService` drains: see `netsvc.drain`.
+    `reload` makes it run another plan, and `stopService` drains: see `netsvc.host.drain`.
 
     In a worker, `inherited` has the sockets of each listener of the plan, and `ready` is called when all are open,
     for what listens where has been said. If it is `held`, it takes nothing before `serve` is called.

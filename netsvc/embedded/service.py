@@ -19,14 +19,14 @@ from twisted.python.failure import Failure
 
 from netsvc.address import Address
 from netsvc.discovery import ANYTHING, describe, discover, nearest
+from netsvc.embedded.tree import Ports, has_datagrams, place_of, stop_services, surround, unreachable
 from netsvc.errors import MistakeError
-from netsvc.faults import explain
 from netsvc.guard import Guard
 from netsvc.hush import hushed
 from netsvc.limits import Limits, in_force
-from netsvc.listeners import Listening
+from netsvc.listeners.faults import explain
+from netsvc.listeners.opening import Listening
 from netsvc.plan import TwistdUse
-from netsvc.service_tree import Ports, has_datagrams, place_of, stop_services, surround, unreachable
 from netsvc.text import escape
 
 __all__ = ["EmbeddedService", "embedded_labels", "examine_twistd"]

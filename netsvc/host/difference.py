@@ -1,4 +1,4 @@
-"""Compares two plans: what stays, what comes and what goes. Plain data; `netsvc.transition` makes it so."""
+"""Compares two plans: what stays, what comes and what goes. Plain data; `netsvc.host.transition` makes it so."""
 
 from __future__ import annotations
 

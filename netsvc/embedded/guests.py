@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from netsvc.embedded import EmbeddedService, embedded_labels
+from netsvc.embedded.service import EmbeddedService, embedded_labels
 from netsvc.errors import MistakeError
 from netsvc.guard import Guard, GuardedFactory
 from netsvc.guard.gate import Gate
@@ -78,7 +78,7 @@ class Guest:
 
 
 class Moving:
-    """The passage from the plugins that run to those of another plan. See `netsvc.transition`.
+    """The passage from the plugins that run to those of another plan. See `netsvc.host.transition`.
 
     One whose words are the same goes on. One that changes is stopped, and started anew with its new words: where its
     ports are the same they are closed for that moment.

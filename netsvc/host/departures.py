@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from netsvc.drain import Drain
 from netsvc.guard import Connection, Guard
 from netsvc.guard.gate import Gate
+from netsvc.host.drain import Drain
 
 __all__ = ["Departures", "Leaving"]
 

@@ -20,7 +20,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from netsvc.address import TLS
-from netsvc.certificates import CarriedTLS, CertificateError, Identity, Place, find_places, read_identity
+from netsvc.listeners.certificates import CarriedTLS, CertificateError, Identity, Place, find_places, read_identity
 
 __all__ = ["LOOK_INTERVAL", "Certificates", "TLSTransport", "check_tls", "make_context"]
 
@@ -166,9 +166,9 @@ def check_tls(tls: TLS) -> None:
 class Certificates:
     """The certificates of one `tls:` address, those in force now.
 
-    In a directory (see `netsvc.certificates.find_places`) the name that a client asks for (SNI, RFC 6066, section 3)
-    chooses: one whose subjectAltName has that name, or else `*.` for its first label. A client that asks for no name,
-    or for an unknown one, gets the certificate called `default`, or the first by the names of the files.
+    In a directory (see `netsvc.listeners.certificates.find_places`) the name that a client asks for (SNI, RFC 6066,
+    section 3) chooses: one whose subjectAltName has that name, or else `*.` for its first label. A client that asks
+    for no name, or for an unknown one, gets the certificate called `default`, or the first by the names of the files.
 
     The files are looked at when a connection comes, at most once in `LOOK_INTERVAL` seconds of `clock`. What has been
     renewed is used from then on. What cannot be used is logged, once for each change, and the certificate before it

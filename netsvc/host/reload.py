@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from netsvc.control import Answer, Control
 from netsvc.discovery import ANYTHING, describe
 from netsvc.errors import MistakeError
-from netsvc.instances import Load
+from netsvc.host.control import Answer, Control
+from netsvc.host.instances import Load
+from netsvc.host.process import take_over_hangup
 from netsvc.plan import Plan
-from netsvc.process import take_over_hangup
 from netsvc.text import escape
 
 __all__ = ["Read", "Reload", "Reloading", "from_directory"]
@@ -92,7 +92,7 @@ def _not_reloaded(failure: Failure) -> Answer:
 class Reloading(Service):
     """A root service that reads its plan again with `read`, once that is set, and runs what it returns.
 
-    To be mixed into one that has `plan`, `reload` and a `_reactor`, as `netsvc.host.Host` has.
+    To be mixed into one that has `plan`, `reload` and a `_reactor`, as `netsvc.host.host.Host` has.
     """
 
     plan: Plan

@@ -13,8 +13,8 @@ from typing import Any
 
 from twisted.python.reflect import accumulateClassList
 
+from netsvc.config.draft import LONGEST_DRAIN
 from netsvc.discovery import Catalogue
-from netsvc.draft import LONGEST_DRAIN
 from netsvc.errors import PluginError
 from netsvc.interfaces import INetworkService
 from netsvc.limits import LIMITS, Limit

@@ -22,7 +22,8 @@ class Briefing:
 
     `reactor` is the module whose `install()` it calls; `search_path` is `sys.path`, and `python_path` the
     environment's PYTHONPATH if it has one. For each listener of the plan, in its order, `descriptors` has those of
-    its sockets, and `key_files` what `netsvc.keyfiles` read. One that is `held` takes nothing before it is told to.
+    its sockets, and `key_files` what `netsvc.workers.keyfiles` read. One that is `held` takes nothing before it is
+    told to.
     """
 
     plan: Plan

@@ -9,14 +9,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from netsvc.config.draft import NETWORKS, PROCESS, Draft, Given, Written
+from netsvc.config.places import Path, Places, find_places
+from netsvc.config.relative import resolve_address, resolve_networks, resolve_path, resolve_reference
 from netsvc.discovery import nearest
-from netsvc.draft import NETWORKS, PROCESS, Draft, Given, Written
 from netsvc.limits import LIMITS
 from netsvc.plan import ServiceUse
-from netsvc.relative import resolve_address, resolve_networks, resolve_path, resolve_reference
 from netsvc.settings import Setting, declared_settings
 from netsvc.text import escape
-from netsvc.toml_places import Path, Places, find_places
 
 __all__ = ["KEYS", "LARGEST", "SERVICE_KEYS", "TWISTD_KEYS", "read_config"]
 

@@ -9,16 +9,16 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import _SystemdParser
 
-from netsvc.briefing import Retirement
-from netsvc.difference import compare, describe_changes, may_clash, same_socket
 from netsvc.errors import MistakeError
-from netsvc.inherited import Inherited
-from netsvc.keyfiles import read_key_files
-from netsvc.listeners import ListenError
+from netsvc.host.difference import compare, describe_changes, may_clash, same_socket
+from netsvc.listeners.inherited import Inherited
+from netsvc.listeners.opening import ListenError
+from netsvc.listeners.sockets import bound_socket
 from netsvc.plan import Listener, Plan
-from netsvc.ports import HeldPort, hold
-from netsvc.slot import Slot
-from netsvc.sockets import bound_socket
+from netsvc.workers.briefing import Retirement
+from netsvc.workers.held import HeldPort, hold
+from netsvc.workers.keyfiles import read_key_files
+from netsvc.workers.slot import Slot
 
 __all__ = ["Turnover"]
 

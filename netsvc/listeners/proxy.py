@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.address import Proxy
-from netsvc.proxy_header import Endpoint, HeaderError, parse_header
+from netsvc.listeners.proxy_header import Endpoint, HeaderError, parse_header
 
 __all__ = ["LATE", "MALFORMED", "UNTRUSTED", "ProxyFactory"]
 
@@ -46,8 +46,8 @@ def _ignore(_reason: str, _host: str) -> None:
 class ProxyFactory(Factory):
     """Builds the protocols of `factory`, each when the header of its connection has come.
 
-    Who is not trusted is closed at once; a header that is malformed, too long (`netsvc.proxy_header`) or not there
-    in time ends its connection. `refused` is called for each of them, and nothing is sent or logged.
+    Who is not trusted is closed at once; a header that is malformed, too long (`netsvc.listeners.proxy_header`) or
+    not there in time ends its connection. `refused` is called for each of them, and nothing is sent or logged.
     """
 
     noisy = False

@@ -19,7 +19,7 @@ from netsvc.discovery import Catalogue, nearest
 from netsvc.errors import MistakeError, PluginError
 from netsvc.interfaces import INetworkService, Kind
 from netsvc.limits import LIMITS, Limits, parse_limits
-from netsvc.listeners import check_address
+from netsvc.listeners.opening import check_address
 from netsvc.plan import DEFAULT_DRAIN, MOST_WORKERS, Listener, Plan, ServiceUse, TwistdUse, undivided
 from netsvc.settings import parse_settings, seconds, whole_number
 from netsvc.text import escape

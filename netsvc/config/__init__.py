@@ -1,0 +1,1 @@
+"""Reads a configuration file, and writes one, and its schema."""

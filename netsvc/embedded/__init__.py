@@ -1,0 +1,1 @@
+"""Other twistd plugins in the same process, and `guard:` for plain Twisted programs."""

@@ -1,0 +1,1 @@
+"""What runs a plan: starts, reloads, drains and stops it."""
