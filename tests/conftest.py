@@ -28,8 +28,9 @@ settings.register_profile("netsvc", deadline=None, max_examples=50)
 settings.load_profile("netsvc")
 
 
-def pytest_collection_finish() -> None:
-    """Let the many garbage collections of the contract checks pass over what was there before the tests."""
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """Let the many garbage collections of the contract checks pass over what was there before a module's tests."""
     gc.collect()
     gc.freeze()
 

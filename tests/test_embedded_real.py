@@ -15,6 +15,9 @@ import pytest
 
 from tests.processes import PATIENCE, TWISTD, Server, connect, free_port, read_all, read_exactly, run
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 HELLO = b"hello, world\n"
 
 
@@ -221,7 +224,6 @@ def test_several_plugins_run_beside_each_other(public: Path, tmp_path: Path) -> 
             assert client.recv(512).endswith(b"\xc0\0\2\7")
 
 
-@pytest.mark.slow
 def test_what_is_wrong_with_a_plugin_stops_the_start_with_a_line_and_no_traceback(public: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -15,6 +15,9 @@ import pytest
 from tests.processes import PATIENCE, TWISTD, Server, connect, datagrams, free_port, read_all, run
 from tests.several import children, until_gone
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 NETSVC = str(Path(sysconfig.get_path("scripts"), "netsvc"))
 #: Connections a second.
 RATE = 200
@@ -95,7 +98,6 @@ class Configured:
         return ended.stdout.strip()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_under_load_a_reload_refuses_none_and_cuts_none(tmp_path: Path, workers: int) -> None:
     configured = Configured(tmp_path, workers=workers, reply="127.0.0.1:0")
@@ -128,7 +130,6 @@ def test_under_load_a_reload_refuses_none_and_cuts_none(tmp_path: Path, workers:
     assert server.log.count("not reloaded") == 0
 
 
-@pytest.mark.slow
 def test_under_load_the_number_of_workers_changes(tmp_path: Path) -> None:
     configured = Configured(tmp_path, workers=2)
     with configured.start() as server, Load(configured.port):
@@ -192,7 +193,6 @@ def test_a_listener_that_goes_drains_and_the_others_go_on(tmp_path: Path) -> Non
         assert kept.recv(100) == b"ping"
 
 
-@pytest.mark.slow
 def test_an_old_worker_serves_its_connections_to_their_end_and_drains_with_the_rest(tmp_path: Path) -> None:
     configured = Configured(tmp_path, workers=2, reply="127.0.0.1:0", drain=0.5)
     with configured.start() as server:
@@ -218,7 +218,6 @@ def test_an_old_worker_serves_its_connections_to_their_end_and_drains_with_the_r
         until_gone(old)
 
 
-@pytest.mark.slow
 def test_a_daemon_reads_its_file_again_from_where_it_was_started(tmp_path: Path) -> None:
     configured = Configured(tmp_path)
     (tmp_path / "elsewhere").mkdir()
@@ -242,7 +241,6 @@ def test_a_daemon_reads_its_file_again_from_where_it_was_started(tmp_path: Path)
         until_gone([process])
 
 
-@pytest.mark.slow
 def test_without_a_file_a_signal_reads_the_lists_of_networks_again(tmp_path: Path) -> None:
     denied = tmp_path / "denied"
     denied.write_text("192.0.2.0/24\n")
@@ -258,7 +256,6 @@ def test_without_a_file_a_signal_reads_the_lists_of_networks_again(tmp_path: Pat
             assert before.recv(100) == b"ping"
 
 
-@pytest.mark.slow
 def test_a_server_in_a_terminal_ends_with_the_terminal(tmp_path: Path) -> None:
     import pty
 
