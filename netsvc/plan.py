@@ -33,6 +33,15 @@ class Listener:
     limits: Limits = field(default_factory=dict, hash=False)
     place: str = field(default="", compare=False)
 
+    @property
+    def label(self) -> str:
+        """Its name in the log."""
+        return f"{self.use} {self.protocol}"
+
+    def cannot_listen(self, reason: object) -> str:
+        """Say in one line that it cannot be opened."""
+        return f"{self.place}{self.label} cannot listen on {self.address.text}: {reason}"
+
 
 @dataclass(frozen=True)
 class ServiceUse:

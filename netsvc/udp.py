@@ -32,6 +32,9 @@ TURNS_A_BURST = 2 * BURST // 768 // DATAGRAMS_A_TURN + 1
 #: A datagram, in a number that counts datagrams, and below this value their bytes.
 ONE_DATAGRAM = 1 << 22
 
+#: Seconds from one line about what a protocol raised to the next.
+_FAULT_INTERVAL = 1.0
+
 #: What no address is.
 _NOBODY = object()
 
@@ -45,6 +48,7 @@ class _BatchMixin:
     protocol: Any
     connected: Any
     maxPacketSize: int
+    reactor: Any
     #: Answers that the system had no room for.
     dropped = 0
     #: Where the last datagram came from: as the protocol was told, and as the system says it.
@@ -56,6 +60,9 @@ class _BatchMixin:
     #: That of the last datagram, and how many bytes of answer the datagram allows beyond what its session may be sent.
     _session: Any = None
     _room: float = math.inf
+    #: Datagrams at which the protocol has failed since that was logged, and when it was.
+    _faults = 0
+    _told_of_fault = -math.inf
 
     def doRead(self) -> None:
         """Read a batch."""
@@ -78,7 +85,7 @@ class _BatchMixin:
             try:
                 protocol.datagramReceived(data, peer)
             except BaseException:  # noqa: BLE001  (one datagram's fault must not stop the port)
-                _log.failure("a datagram could not be taken")
+                self._note_fault()
             # The protocol may have closed the port.
             if not self.connected:
                 return False
@@ -135,10 +142,19 @@ class _BatchMixin:
             try:
                 protocol.datagramReceived(data, peer)
             except BaseException:  # noqa: BLE001  (as above)
-                _log.failure("a datagram could not be taken")
+                self._note_fault()
             if not self.connected:
                 return False
         return True
+
+    def _note_fault(self) -> None:
+        """Log what the protocol has raised, once a second: who found out how can send thousands of such datagrams."""
+        self._faults += 1
+        now = self.reactor.seconds()
+        # The system's clock may be set back.
+        if not 0 <= now - self._told_of_fault < _FAULT_INTERVAL:
+            _log.failure("{count} that came could not be taken; the last:", count=_datagrams(self._faults))
+            self._faults, self._told_of_fault = 0, now
 
     def _keep_room(self) -> None:
         """Leave what the last datagram was not answered with to later answers."""
@@ -225,6 +241,10 @@ class UDPPort(_BatchMixin, udp.Port):
                 raise
         # Twisted's own has the words for what else can be wrong.
         return super().write(datagram, addr)
+
+
+def _datagrams(count: int) -> str:
+    return "a datagram" if count == 1 else f"{count} datagrams"
 
 
 def _make_room(bound: socket.socket) -> None:

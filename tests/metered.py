@@ -13,7 +13,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
 from netsvc.guard.buckets import Bucket
-from netsvc.guard.meter import meter
+from netsvc.guard.meter import Source, meter
 from netsvc.reactor import NetsvcReactor
 from netsvc.transports import TCPPort, UNIXPort
 
@@ -146,6 +146,11 @@ class Echo(Sink):
         self.transport.write(data)
 
 
+def source(buckets: Sequence[Bucket]) -> Source | None:
+    """Return what makes these buckets, if there are any."""
+    return (lambda _peer: buckets) if buckets else None
+
+
 class Line:
     """One metered connection, and its peer."""
 
@@ -163,7 +168,7 @@ class Line:
         self.protocol = protocol or Sink()
         address: Any = "peer" if "unix" in kind else ("192.0.2.1", 4000)
         self.transport = KINDS[kind](ours, self.protocol, address, None, 1, loop)
-        meter(self.transport, loop, read, write)
+        meter(self.transport, loop, source(read), source(write))
         self.protocol.makeConnection(self.transport)
 
     def settle(self) -> None:

@@ -70,12 +70,12 @@ class AdaptableCore(Core):
     """One that takes new options in place, unless they say that it does not."""
 
     def reconfigure(self, options: Any) -> bool:
-        self._call("reconfigure")
+        self.calls.append("reconfigure")
         if options["fail"] == "adapt":
             return False
+        self.options = options
         if options["fail"] == "reconfigure":
             raise RuntimeError("no")
-        self.options = options
         return True
 
 

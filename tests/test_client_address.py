@@ -20,8 +20,8 @@ from netsvc.text import is_unsafe
         ("tcp:localhost:9001", ServerAddress("tcp", "localhost", 9001)),
         ("tcp:9001", ServerAddress("tcp", "127.0.0.1", 9001)),
         ("udp:[::1]:65535", ServerAddress("udp", "::1", 65535)),
-        ("ssl:example.com:443", ServerAddress("ssl", "example.com", 443)),
-        ("tls:example.com:443", ServerAddress("ssl", "example.com", 443)),
+        ("tls:example.com:443", ServerAddress("tls", "example.com", 443)),
+        ("ssl:example.com:443", ServerAddress("tls", "example.com", 443)),
         ("unix:/run/echo.sock", ServerAddress("unix", path="/run/echo.sock")),
         ("unixgram:with:colon", ServerAddress("unixgram", path="with:colon")),
         ("tcp:udp:9", ServerAddress("tcp", "udp", 9)),
@@ -62,7 +62,7 @@ def test_refuses_with_the_reason_and_the_forms_in_one_safe_line(text: str, says:
     assert len(message) < 600
 
 
-@given(st.text(max_size=40) | st.from_regex(r"(tcp:|udp:|ssl:|unix:)?(\[[0-9a-f:%]*\]|[a-z.]*)?:?[0-9]{0,6}"))
+@given(st.text(max_size=40) | st.from_regex(r"(tcp:|udp:|tls:|ssl:|unix:)?(\[[0-9a-f:%]*\]|[a-z.]*)?:?[0-9]{0,6}"))
 def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     try:
         address = parse_server(text)

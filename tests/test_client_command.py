@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from netsvc import __version__
 from netsvc.client.command import SUBCOMMANDS, main
 from netsvc.client.failure import ClientError, LeaveError, OutputClosedError
 from netsvc.client.running import conclude
+from tests.pems import Pem
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -127,3 +129,17 @@ class TestConclude:
     def test_a_mistake_of_ours_is_not_hidden(self) -> None:
         with pytest.raises(ZeroDivisionError):
             conclude(self.fail(ZeroDivisionError()))
+
+
+def test_check_warns_of_certificates_that_are_not_valid(tmp_path: Path) -> None:
+    old, new = Pem("a.example", days=(-30, -1)), Pem("b.example")
+    words: list[str] = []
+    for name, pem in (("old", old), ("new", new)):
+        cert, key = pem.write(tmp_path, name)
+        words += ["--tcp", f"tls:0:cert={cert}:key={key}"]
+    result = CliRunner().invoke(main, ["check", *words])
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"netsvc: warning: {tmp_path}/old.crt: the certificate expired on {old.expires:%Y-%m-%d %H:%M} UTC; "
+        "clients will refuse it\n"
+    )

@@ -175,11 +175,11 @@ class TestTls:
             connection.unwrap()
 
         with stream_server(answer, context) as port:
-            assert converse(f"ssl:localhost:{port}", talk, trusting) == b"line\n"
+            assert converse(f"tls:localhost:{port}", talk, trusting) == b"line\n"
             with pytest.raises(ClientError, match=r"not trusted \(ip address mismatch.*--ca FILE"):
-                converse(f"ssl:127.0.0.1:{port}", talk, trusting)
+                converse(f"tls:127.0.0.1:{port}", talk, trusting)
             with pytest.raises(ClientError, match=r"not trusted \(self-signed certificate\); name its authority"):
-                converse(f"ssl:localhost:{port}", talk, ssl.create_default_context())
+                converse(f"tls:localhost:{port}", talk, ssl.create_default_context())
 
     def test_an_end_without_a_closing_alert_is_a_cut(self, tmp_path: Path) -> None:
         # RFC 8446, section 6.1.
@@ -194,12 +194,12 @@ class TestTls:
             connection.shutdown(socket.SHUT_RDWR)
 
         with stream_server(cut, context) as port:
-            assert converse(f"ssl:localhost:{port}", talk, ssl.create_default_context(cafile=str(authority)))
+            assert converse(f"tls:localhost:{port}", talk, ssl.create_default_context(cafile=str(authority)))
 
     def test_a_server_without_tls_is_told_in_one_line(self) -> None:
         with stream_server(lambda connection: connection.sendall(b"hello, who are you?\n")) as port:
             with pytest.raises(ClientError, match="does this port speak TLS") as caught:
-                converse(f"ssl:localhost:{port}", everything, ssl.create_default_context())
+                converse(f"tls:localhost:{port}", everything, ssl.create_default_context())
             assert "\n" not in str(caught.value)
 
 

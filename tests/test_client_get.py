@@ -172,7 +172,7 @@ class TestCommand:
             connection.shutdown(socket.SHUT_RDWR)
 
         with stream_server(cut, context) as port:
-            done = netsvc("get", f"ssl:localhost:{port}", "file", "--ca", str(authority), "-o", str(tmp_path / "got"))
+            done = netsvc("get", f"tls:localhost:{port}", "file", "--ca", str(authority), "-o", str(tmp_path / "got"))
         assert done.returncode == 1
         assert done.stderr.endswith(b"the connection was cut off before the end, after 4 bytes\n")
         assert not (tmp_path / "got").exists()

@@ -276,10 +276,10 @@ class TestCommand:
             (["9001", "--encoding", "base64"], "base64 is no text encoding"),
             (["9001", "--encoding", "idna"], "idna is no text encoding"),
             (["9001", "--encoding", "x\x1b"], "is no text encoding"),
-            (["9001", "--insecure"], "--ca and --insecure are for an ssl: address"),
-            (["--ca", __file__], "--ca and --insecure are for an ssl: address"),
-            (["ssl:9001", "--insecure", "--ca", __file__], "give one of them"),
-            (["ssl:9001", "--ca", "/nowhere"], "does not exist"),
+            (["9001", "--insecure"], "--ca and --insecure are for a tls: address"),
+            (["--ca", __file__], "--ca and --insecure are for a tls: address"),
+            (["tls:9001", "--insecure", "--ca", __file__], "give one of them"),
+            (["tls:9001", "--ca", "/nowhere"], "does not exist"),
             (["9001", "--wait", "-1"], "--wait"),
         ],
     )
@@ -290,7 +290,7 @@ class TestCommand:
         assert "\x1b" not in result.stderr
 
     def test_a_file_without_a_certificate_is_told(self) -> None:
-        done = netsvc("talk", "ssl:localhost:1", "--ca", __file__)
+        done = netsvc("talk", "tls:localhost:1", "--ca", __file__)
         assert done.returncode == 1
         assert b"no certificate in it" in done.stderr
         assert done.stderr.count(b"\n") == 1
@@ -298,6 +298,6 @@ class TestCommand:
     def test_insecure_warns_and_talks(self, tmp_path: Path) -> None:
         _, context = make_certificate(tmp_path)
         with stream_server(lambda connection: connection.sendall(connection.recv(9)), context) as port:
-            done = netsvc("talk", f"ssl:127.0.0.1:{port}", "--insecure", feed=b"a\n")
+            done = netsvc("talk", f"tls:127.0.0.1:{port}", "--insecure", feed=b"a\n")
         assert (done.returncode, done.stdout) == (0, b"a\n")
         assert done.stderr == b"netsvc: warning: --insecure: anybody could answer in this server's place\n"

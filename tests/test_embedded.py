@@ -575,10 +575,10 @@ def test_lines_name_the_real_ports_and_own_ports_those_of_udp(plugin: Plugin, tm
 def test_the_limits_are_those_of_a_level_that_can_change(plugin: Plugin) -> None:
     built = embedded(plugin)
     assert "perip" not in built.level.limits
-    built.change({"perip": 3})
+    built.level.change({"perip": 3})
     assert built.level.limits["perip"] == 3
     with pytest.raises(MistakeError):
-        built.change({"allow": ("@/no/such/file",)})
+        built.level.change({"allow": ("@/no/such/file",)})
     assert built.level.limits["perip"] == 3
     memory = MemoryReactorClock()
     guard = Guard(memory)

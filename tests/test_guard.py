@@ -104,6 +104,15 @@ class Wire(StringTransport):
         protocol.connectionLost(reason)
 
 
+class Patient(Wire):
+    """One that may be lost again, as Twisted's may."""
+
+    losses = 0
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.losses += 1
+
+
 def ending() -> Failure:
     return Failure(ConnectionDone())
 
@@ -279,6 +288,18 @@ def test_a_connection_lost_twice_is_counted_out_once() -> None:
     protocol.connectionLost(ending())
     protocol.connectionLost(ending())
     assert ends == [1]
+
+
+def test_an_end_that_was_scheduled_before_another_came_is_passed_on_alone() -> None:
+    guard, _, wrapped = guarded(Recorder)
+    protocol: Any = wrapped.buildProtocol(PEER)
+    wire = Patient(protocol)
+    protocol.makeConnection(wire)
+    # What Twisted's abortConnection hands to the clock.
+    scheduled = wire.connectionLost
+    wire.connectionLost(ending())
+    scheduled(ending())
+    assert wire.losses == 2 and not guard.live and guard.process.live == 0
 
 
 def test_the_census_counts_by_listener() -> None:

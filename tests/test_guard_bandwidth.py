@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Factory
 
 from netsvc.guard import Guard
+from netsvc.guard.allowance import Allowance
 from netsvc.guard.bandwidth import Bandwidth
 from netsvc.limits import parse_limits
 from tests.metered import KINDS, Bench, Line, Sink, pattern
@@ -99,6 +102,49 @@ def test_with_a_dry_run_nothing_waits_and_it_is_counted(worlds: list[World], kin
     assert line.protocol.got == len(line.peer.received) == 400_000
     assert world.guard.refusals.reported.keys() == {("x tcp", limit)}
     assert world.guard.refusals.counts == {}
+
+
+def test_a_connection_that_says_little_keeps_no_account_and_what_it_did_not_use_is_given_back(
+    worlds: list[World], kind: str
+) -> None:
+    world = World(kind, {"readall": "10M", "writeall": "10M"}, {"read": "1M", "write": "1G"})
+    worlds.append(world)
+    shared = [world.guard.process.bucket(name) for name in ("readall", "writeall")]
+    silent, brief, long = (world.connect() for _ in range(3))
+    brief.peer.to_send = b"x" * 100
+    brief.transport.write(b"y" * 200)
+    brief.settle()
+    long.peer.to_send = pattern(5000)
+    long.transport.write(pattern(5000))
+    long.settle()
+    accounts = [
+        [isinstance(each, Allowance) for each in (line.transport.socket._reading, line.transport.socket._writing)]
+        for line in (silent, brief, long)
+    ]
+    assert accounts == [[False, False], [False, False], [True, True]]
+    now = world.bench.loop.seconds()
+    for line in (silent, brief, long):
+        line.transport.abortConnection()
+    world.bench.loop.advance(0)
+    assert now == world.bench.loop.seconds()
+    full = 10 * 1024 * 1024
+    assert [bucket and full - bucket.left(now) for bucket in shared] == [5100, 5200]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not pace")
+def test_where_the_kernel_paces_only_what_all_share_is_counted(worlds: list[World]) -> None:
+    for process, counted in (({}, False), ({"writeall": "1M"}, True)):
+        world = World("tcp", dict(process), {"write": "1M"})
+        worlds.append(world)
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+            ours, _ = server.accept()
+            transport = KINDS["tcp"](ours, Sink(), ("127.0.0.1", 4000), None, 1, world.bench.loop)
+            world.bandwidth.limit(transport, "127.0.0.1")
+            assert (type(transport.socket) is not socket.socket) is counted
+            transport.write(b"x")
+            transport.doWrite()
+            transport.abortConnection()
+            world.bench.loop.advance(0)
 
 
 def test_a_connection_that_is_admitted_is_limited() -> None:

@@ -113,9 +113,37 @@ def test_datagrams_are_limited_by_sessions() -> None:
     bench = gated({"connections": 1, "sessions": 2}, kind="datagram")
     assert [bench.gate.admit(HOST) for _ in range(3)] == [HOST, HOST, None]
     assert bench.refused() == {"sessions": 1}
-    assert bench.gate.full
-    bench.gate.leave(HOST)
-    assert not bench.gate.full
+
+
+class Table:
+    """Some who have come by a gate, and will leave when they are asked to."""
+
+    def __init__(self, gate: Gate, count: int) -> None:
+        self.gate = gate
+        self.peers = [gate.admit(HOST) for _ in range(count)]
+        gate.add_table(self)
+
+    def __len__(self) -> int:
+        return len(self.peers)
+
+    def forget_one(self) -> None:
+        self.gate.leave(self.peers.pop() or "")
+
+
+def test_where_a_level_is_full_the_largest_of_its_tables_makes_room() -> None:
+    bench = gated({"sessions": 3}, kind="datagram")
+    other = Gate(bench.levels, bench.refusals, "chat udp", "datagram", bench.clock)
+    large, small = Table(bench.gate, 2), Table(other, 1)
+    other.make_room()
+    assert (len(large), len(small)) == (1, 1) and other.admit(HOST)
+    # One that is gone is not asked.
+    bench.gate.remove_table(large)
+    other.make_room()
+    assert (len(large), len(small)) == (1, 0)
+    # Nobody has to leave where there is room.
+    other.make_room()
+    other.remove_table(small)
+    assert bench.live() == [2]
 
 
 def test_the_first_limit_in_the_way_is_the_one_that_is_counted() -> None:
@@ -142,7 +170,6 @@ def test_a_limit_that_only_reports_lets_all_in_and_counts_them() -> None:
     bench = gated({"connections": 2, "dryrun": "connections"})
     assert [bench.gate.admit(HOST) for _ in range(5)] == [HOST] * 5
     assert bench.live() == [5]
-    assert not bench.gate.full
     assert bench.refused() == {}
     assert bench.reported() == {"connections": 3}
 

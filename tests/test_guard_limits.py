@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import struct
 from typing import Any
@@ -144,6 +145,23 @@ def test_a_protocol_that_is_refused_by_its_own_factory_or_cannot_be_built_takes_
     world.factory.factory = Failing()
     with pytest.raises(RuntimeError):
         world.connect()
+    assert world.guard.process.live == 0
+
+
+def test_what_is_built_and_never_gets_a_transport_takes_no_place() -> None:
+    # As where a protocol fails to say how it is called in the log, or TLS to begin.
+    world = World(connections=1)
+    address = peer("192.0.2.1")
+    assert world.factory.buildProtocol(address) and world.guard.process.live == 1
+    gc.collect()
+    assert world.guard.process.live == 0
+    wire = world.connect()
+    gc.collect()
+    assert world.guard.process.live == 1
+    end(wire)
+    # Of a UNIX socket's client nothing was known yet.
+    assert world.factory.buildProtocol(UNIXAddress(None))
+    gc.collect()
     assert world.guard.process.live == 0
 
 

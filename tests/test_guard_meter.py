@@ -21,7 +21,7 @@ from netsvc.services.files.sendfile import can_sendfile, send_share
 from netsvc.services.files.source import OpenFile
 from tests.certificates import write_certificate
 from tests.loopback import turn
-from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern
+from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern, source
 
 RATES = [1, 100, 5_000, 400_000]
 
@@ -102,7 +102,7 @@ def test_what_is_not_limited_is_the_sockets_own_method(bench: Bench, kind: str) 
 def test_the_descriptor_stays_the_same_and_does_not_block(bench: Bench, kind: str) -> None:
     line = bench.line(kind)
     descriptor = line.transport.fileno()
-    meter(line.transport, bench.loop, [bench.bucket(10)], [bench.bucket(10)])
+    meter(line.transport, bench.loop, source([bench.bucket(10)]), source([bench.bucket(10)]))
     assert line.transport.fileno() == line.transport.socket.fileno() == descriptor
     assert line.transport.getHandle() is line.transport.socket
     assert line.transport.socket.gettimeout() == 0
@@ -129,13 +129,13 @@ def test_a_transport_below_wrappers_is_metered_and_one_without_a_socket_is_left_
             self.transport = transport
 
     line = bench.line("tcp")
-    meter(Layer(Layer(line.transport)), bench.loop, [bench.bucket(100)], [])
+    meter(Layer(Layer(line.transport)), bench.loop, source([bench.bucket(100)]), None)
     line.peer.to_send = pattern(1000)
     line.settle()
     assert 100 <= line.protocol.got <= 125
     transport = StringTransport()
-    meter(transport, bench.loop, [bench.bucket(100)], [])
-    meter(Layer(None), bench.loop, [bench.bucket(100)], [])
+    meter(transport, bench.loop, source([bench.bucket(100)]), None)
+    meter(Layer(None), bench.loop, source([bench.bucket(100)]), None)
     assert not hasattr(transport, "socket")
 
 

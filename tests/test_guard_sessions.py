@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from netsvc.guard import Guard
 from netsvc.guard.sessions import Sessions
@@ -77,16 +78,19 @@ class World:
         return {limit: count for (_, limit), count in self.guard.refusals.counts.items()}
 
 
-def test_a_peer_is_answered_and_remembered_until_it_has_been_silent() -> None:
+@pytest.mark.parametrize("heard", [0.0, 0.1, 2.5, 4.9])
+def test_a_peer_is_answered_and_remembered_until_it_has_been_silent(heard: float) -> None:
     world = World(sessionidle=10)
-    assert world.send((b"a", ONE), (b"b", TWO)) == [b"a", b"b"]
-    assert len(world.sessions) == 2
-    world.clock.advance(5)
-    world.send((b"c", ONE))
-    world.clock.advance(5)
+    assert world.send((b"a", ONE)) == [b"a"]
+    world.clock.advance(heard)
+    assert world.send((b"b", ONE), (b"c", TWO)) == [b"b", b"c"]
+    # For as long as was said, and up to half of that longer.
+    world.clock.pump([0.1] * 99)
+    assert world.sessions.known(ONE) and world.sessions.known(TWO)
+    world.send((b"d", ONE))
+    world.clock.pump([0.1] * 55)
     assert world.sessions.known(ONE) and not world.sessions.known(TWO)
-    world.clock.advance(5)
-    world.clock.advance(5)
+    world.clock.pump([0.1] * 100)
     assert len(world.sessions) == 0 and world.guard.process.live == 0
     # Nothing is waited for while nobody is there.
     world.guard.close()
@@ -143,8 +147,22 @@ def test_a_flood_of_addresses_does_not_push_out_one_that_goes_on_talking() -> No
         world.send((b"x", (f"198.51.{number >> 8}.{number & 255}", 9)), (b"", ONE))
         assert world.sessions.known(ONE)
         assert len(world.sessions) <= 50
-    # Those of others were never more than the table holds, and the host's count says the same.
-    assert world.guard.process.live == 0 or len(world.sessions) <= 50
+    assert world.guard.process.live == len(world.sessions)
+
+
+def test_a_flood_at_one_port_does_not_close_another() -> None:
+    world = World()
+    world.guard.process.change(parse_limits({"sessions": 20}))
+    other = World()
+    other.guard, other.sessions = world.guard, world.guard.sessions("y udp")
+    other.port.sessions = other.sessions
+    for number in range(100):
+        assert world.send((b"x", (f"198.51.100.{number}", 9)))
+    # Nobody had been there.
+    assert other.send((b"y", ONE)) == [b"y"]
+    for number in range(100):
+        assert world.send((b"x", (f"198.51.101.{number}", 9)))
+    assert other.sessions.known(ONE) and world.guard.process.live == 20
 
 
 def test_sessions_of_one_address_are_limited() -> None:
@@ -276,23 +294,69 @@ def test_new_limits_hold_for_new_sessions() -> None:
     assert old == 1 and world.guard.process.live == 0
 
 
-def test_a_port_that_closes_forgets_its_peers(tmp_path: Any) -> None:
+def test_how_much_a_peer_may_be_sent_changes_for_those_who_are_there() -> None:
+    world = World(factor=0, amplify="none")
+    world.send((b"x", ONE))
+    for amplify, sent in (("1", 0), ("none", 1), ("1", 1)):
+        gate = world.guard.gate("x udp", "datagram", None, parse_limits({"amplify": amplify}))
+        world.sessions.gate = gate
+        # Not the very address that came, or it would be an answer to the last datagram.
+        world.port.write(b"1234", ("192.0.2.1", ONE[1]))
+        assert len(world.socket.sent) == sent
+
+
+def test_a_shorter_time_to_be_remembered_holds_at_once() -> None:
+    world = World(sessionidle="none")
+    world.send((b"x", ONE))
+    world.sessions.gate = world.guard.gate("x udp", "datagram", None, parse_limits({"sessionidle": 10}))
+    world.clock.pump([5.0] * 3)
+    assert len(world.sessions) == 0
+    world.send((b"x", ONE))
+    # A longer one for the next turn.
+    world.sessions.gate = world.guard.gate("x udp", "datagram", None, parse_limits({"sessionidle": 100}))
+    world.clock.advance(5)
+    world.clock.advance(49)
+    assert world.sessions.known(ONE)
+
+
+def test_who_never_spoke_is_named_as_everywhere_when_it_is_not_sent_to() -> None:
+    world = World()
+    with capturedLogs() as events:
+        world.port.write(b"x", ("::ffff:192.0.2.1", 1))
+    assert formatEvent(events[0]) == "limit amplify refused 192.0.2.1 at x udp"
+
+
+def test_a_port_that_closes_forgets_its_peers() -> None:
     world = World()
     world.send((b"x", ONE))
     world.sessions.close()
     assert len(world.sessions) == world.guard.process.live == 0
+    # Where nobody is, nothing is waited for, and nobody can be asked to leave.
+    world.sessions.close()
+    world.sessions.forget_one()
+    assert len(world.sessions) == 0
     world.guard.close()
     assert not world.clock.getDelayedCalls()
 
 
-def test_unix_peers_have_sessions_as_well() -> None:
-    clock = Clock()
-    guard = Guard(clock)
+def unix_port(**limits: object) -> Any:
     port: Any = UNIXDatagramPort.__new__(UNIXDatagramPort)
-    port.maxPacketSize, port.connected = 1000, 1
+    port.maxPacketSize, port.connected = 212992, 1
     port.socket, port.protocol = Socket(), Answering()
     port.protocol.transport = port
-    port.sessions = guard.sessions("x unix", None, parse_limits({"datagrams": 1}), verified=True)
+    port.sessions = Guard(Clock()).sessions("x unix", None, parse_limits(limits))
+    return port
+
+
+def test_the_long_datagrams_of_unix_sockets_are_limited_as_others_are() -> None:
+    port = unix_port(read="8M")
+    port.socket.waiting = [(b"x" * 200_000, "/run/a")] * 100
+    port.doRead()
+    assert len(port.protocol.got) == 8 * 1024 * 1024 // 200_000
+
+
+def test_unix_peers_have_sessions_as_well() -> None:
+    port = unix_port(datagrams=1, amplify="none")
     port.socket.waiting = [(b"a", "/run/a"), (b"b", "/run/a"), (b"c", None)]
     port.doRead()
     assert [data for data, _ in port.protocol.got] == [b"a", b"c"]

@@ -164,6 +164,15 @@ class TestLayers:
         bench.run(20)
         assert bench.words() == words
 
+    @pytest.mark.parametrize(("before", "words"), [(False, ["ended handshake"]), (True, [])])
+    def test_bytes_that_came_with_a_preamble_are_the_peers(self, bench: Bench, before: bool, words: list[str]) -> None:
+        connection = Connection(Wire())
+        connection.transport.heard_before = before
+        bench.watch.add(connection, *only("handshake", 10))
+        bench.run(20)
+        assert bench.words() == words
+        bench.watch.remove(connection)
+
     @pytest.mark.parametrize("counted", [True, False], ids=["kernel", "traps"])
     @pytest.mark.parametrize("complete", [True, False])
     def test_tls_that_gets_its_transport_after_it_was_added(self, bench: Bench, counted: bool, complete: bool) -> None:

@@ -235,6 +235,43 @@ def test_a_port_goes_from_a_listener_to_a_plugin_and_back() -> None:
         assert made.greeting(number)[1] == b"one"
 
 
+@pytest.mark.parametrize("new", ["proxy:trust=127.0.0.1:127.0.0.1:{}", "0.0.0.0:{}"])
+def test_a_port_that_was_closed_for_it_is_opened_after_those_in_its_way_are_closed(new: str, lines: Lines) -> None:
+    number = free_port()
+    with world(plan(ONE, f"one tcp 127.0.0.1:{number}")) as made, socket.create_server(("127.0.0.1", 0)) as taken:
+        then = plan({"one": {"text": "new"}}, f"one tcp {new.format(number)}")
+        assert "in use" in made.mistakes(with_acme(then, f"--port {taken.getsockname()[1]}"))[0]
+        assert "critical" not in lines.levels
+        assert made.greeting(number)[1] == b"one"
+
+
+def test_a_port_that_cannot_be_opened_again_is_told_and_the_next_reload_opens_it(lines: Lines) -> None:
+    number = free_port()
+    first = plan(ONE, f"one tcp 127.0.0.1:{number}", "one tcp 127.0.0.1:0")
+    with world(first) as made, socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as thief:
+        port, built = made.port(1), []
+
+        class Thieving(Tree):
+            def __init__(self, options: Any) -> None:
+                super().__init__(options)
+                built.append(self)
+                if len(built) == 2:
+                    # It is built once more when the port of the listener has been closed for it.
+                    thief.bind(("127.0.0.1", number))
+
+        sys.modules["acme_tap"].makeService = Thieving  # type: ignore[attr-defined]
+        then = with_acme(plan(ONE, "one tcp 127.0.0.1:0"), f"--port {taken.getsockname()[1]}")
+        assert "in use" in made.mistakes(then)[0]
+        told = f"one tcp cannot listen on 127.0.0.1:{number}: port {number} is in use"
+        assert any(line.startswith(told) for line in lines)
+        assert "critical" in lines.levels
+        assert made.greeting(port)[1] == b"one"
+        thief.close()
+        assert made.reload(first) == "1 listener kept, 1 opened"
+        assert made.greeting(number)[1] == b"one"
+        assert made.greeting(port)[1] == b"one"
+
+
 def test_a_listener_that_fails_to_take_the_port_of_a_plugin_gives_it_back() -> None:
     number = free_port()
     with world(with_acme(plan({}), f"--port {number}")) as made:

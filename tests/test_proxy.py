@@ -85,6 +85,14 @@ def test_whoever_opens_a_unix_socket_is_the_peer_of_one_that_speaks_for_itself(s
     assert inner.transport.getPeer() == UNIXAddress(None)
 
 
+def test_the_limits_know_whether_something_came_with_the_header(served: Served, tmp_path: Path) -> None:
+    # Of a UNIX socket the kernel does not tell what was received.
+    served.listen(f"proxy:trust=unix:unix:{tmp_path}/s")
+    _, silent = served.inner(b"PROXY UNKNOWN\r\n")
+    _, early = served.inner(b"PROXY UNKNOWN\r\nx")
+    assert early.transport.heard_before and not hasattr(silent.transport, "heard_before")
+
+
 def test_64_kib_behind_a_header_are_nothing_lost_and_nothing_twice(served: Served) -> None:
     served.listen(LOOPBACK)
     behind = os.urandom(3 * 65536)

@@ -24,6 +24,8 @@ from netsvc.config.relative import resolve_address, resolve_networks, resolve_pa
         ("tls:9443:cert=a.pem:key=/b.pem", r"tls:9443:cert=/c\:d/a.pem:key=/b.pem"),
         ("tls:9443:directory=certs", r"tls:9443:directory=/c\:d/certs"),
         ("ssl:1:privateKey=k:certKey=c", r"ssl:1:privateKey=/c\:d/k:certKey=/c\:d/c"),
+        ("ssl:1:k:c:dhParameters=d", r"ssl:1:/c\:d/k:/c\:d/c:dhParameters=/c\:d/d"),
+        ("unix:ssl:660", r"unix:/c\:d/ssl:660"),
         ("other:path=x", "other:path=x"),
         (r"guard:deny=@b.txt,2001\:db8\:\:/32:perip=2:9001", r"guard:deny=@/c\:d/b.txt,2001\:db8\:\:/32:perip=2:9001"),
         ("guard:perip=2:unix:x", r"guard:perip=2:unix:/c\:d/x"),

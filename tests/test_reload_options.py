@@ -12,7 +12,7 @@ from twisted.internet.protocol import DatagramProtocol
 from netsvc.service import Service
 from tests.conftest import LoggedErrors
 from tests.logs import Lines, collected
-from tests.reloaded import ONE, TWO, Options, SaysDatagrams, plan, world
+from tests.reloaded import ONE, TWO, AdaptableCore, Core, Options, SaysDatagrams, plan, world
 
 
 @pytest.fixture
@@ -83,12 +83,62 @@ def test_a_core_that_has_taken_them_takes_the_old_ones_back_if_the_reload_fails(
     with world(plan(uses, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0")) as made:
         uses = {
             "one": {"service": "adapts", "text": "new"},
-            "two": {"service": "adapts", "text": "two", "fail": "reconfigure"},
+            "two": {"service": "adapts", "text": "half", "fail": "reconfigure"},
         }
         [line] = made.mistakes(plan(uses, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0"))
         assert line.startswith("service two cannot take its options: RuntimeError: no")
-        assert made.core("one").calls[-2:] == ["reconfigure", "reconfigure"]
-        assert made.greeting(made.port())[1] == b"one"
+        assert made.core("one").calls[-2:] == made.core("two").calls[-2:] == ["reconfigure", "reconfigure"]
+        # The one that failed had taken a part of them.
+        assert [made.greeting(made.port(place))[1] for place in (0, 1)] == [b"one", b"two"]
+
+
+def test_where_something_is_wrong_already_no_core_takes_options_or_is_replaced() -> None:
+    uses = {"one": {"text": "one"}, "two": {"service": "adapts", "text": "two"}}
+    with world(plan(uses, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0")) as made:
+        uses = {"one": {"text": "bad", "fail": "start"}, "two": {"service": "adapts", "text": "new"}}
+        assert made.mistakes(plan(uses, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0")) == ("start fails",)
+        assert made.core("two").calls == ["check", "start"]
+        assert made.core("new").calls == ["check"]
+
+
+def test_an_instance_from_before_drains_as_well_when_its_service_is_gone() -> None:
+    with world(plan(TWO, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0")) as made:
+        port = made.port()
+        client, _ = made.greeting(port)
+        made.reload(plan({**TWO, "one": {"text": "new"}}, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0"))
+        # Its port goes on with another service.
+        made.reload(plan({"two": {"text": "two"}}, "two tcp 127.0.0.1:0", "two tcp 127.0.0.1:0"))
+        assert made.greeting(port)[1] == b"two"
+        assert made.core("one").calls[-1] == "drain"
+        assert made.echoes(client)
+        made.advance(4)
+        assert made.receive(client) == b""
+        client.close()
+        made.turn()
+        assert made.core("one").calls[-1] == "stop"
+
+
+@pytest.mark.parametrize("service", ["says", "adapts"])
+def test_peers_that_are_verified_no_more_are_sent_no_more_than_they_send(service: str) -> None:
+    class Long(DatagramProtocol):
+        def datagramReceived(self, data: bytes, peer: Any) -> None:
+            assert self.transport is not None
+            self.transport.write(b"long answer", peer)
+
+    class Verifies(AdaptableCore if service == "adapts" else Core):  # type: ignore[misc]
+        @property
+        def verifies_peers(self) -> bool:
+            return bool(self.options["text"] == "verifies")
+
+    declared = Service("long", "A test", options=Options, core=Verifies, datagrams={"udp": Long})
+    with world(plan(ONE, "one tcp 127.0.0.1:0")) as made:
+        peer = socket.socket(type=socket.SOCK_DGRAM)
+        made.clients.append(peer)
+        for text, answer in (("verifies", b"long answer"), ("not", b""), ("verifies", b"long answer")):
+            then = plan({"long": {"service": "long", "text": text}}, "long udp 127.0.0.1:0")
+            made.host.reload(then, lambda use: declared)
+            made.turn()
+            assert made.ask(made.port(), b"?", client=peer) == answer
 
 
 def test_a_listener_may_be_given_another_protocol_or_another_service() -> None:

@@ -145,6 +145,24 @@ def test_relative_paths_are_those_of_the_start(tmp_path: Path, monkeypatch: pyte
         from_directory(read, gone, "/jail")()
 
 
+def test_a_daemon_whose_present_directory_was_removed_still_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    seen: list[str] = []
+
+    def read() -> Any:
+        seen.append(os.getcwd())
+        return PLAN, None
+
+    assert from_directory(read, str(tmp_path))()[0] is PLAN
+    assert seen == [str(tmp_path)]
+    monkeypatch.chdir(tmp_path)
+
+
 class Base(Service):
     """Stands in for a host."""
 

@@ -390,26 +390,3 @@ def test_a_worker_that_is_just_being_replaced_is_started_no_more() -> None:
     world.reactor.advance(60)
     assert len(world.processes) == 4
     world.end()
-
-
-def test_keys_that_can_be_read_no_more_are_those_that_were_read_at_the_start(tmp_path: Path) -> None:
-    from tests.certificates import write_certificate
-
-    key, certificate = write_certificate(tmp_path, "localhost")
-    address = f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1"
-    world = World(plan(address))
-    before = world.processes[0].briefing.key_files
-    key.unlink()
-    [first, _] = world.reload(plan(address))
-    assert first.briefing.key_files == before
-    assert "PRIVATE KEY" in before[0]["privateKey"]
-    world.end()
-
-
-def test_where_a_line_of_a_file_is_wrong_it_is_named() -> None:
-    world = World(plan("127.0.0.1:0"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        new = plan(f"127.0.0.1:{taken.getsockname()[1]}")
-        world.begin(replace(new, listeners=(replace(new.listeners[0], place="n.toml:3: "),)))
-    assert world.mistakes()[0].startswith("n.toml:3: one tcp cannot listen on")
-    world.end()

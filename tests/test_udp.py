@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from twisted.internet.error import InvalidAddressError, MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from netsvc.address import parse_address
+from netsvc.guard import Guard
 from netsvc.listeners.sockets import adopt, bound_socket
 from netsvc.udp import DATAGRAMS_A_TURN, LONGEST_DATAGRAM, TURNS_A_BURST, UDPPort
 from tests.conftest import LoggedErrors
@@ -104,14 +107,26 @@ def test_a_port_that_its_protocol_closed_is_not_read() -> None:
     assert len(port.protocol.got) == 1
 
 
-def test_a_fault_costs_one_datagram(logged_errors: LoggedErrors) -> None:
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_fault_costs_one_datagram_and_is_logged_once_a_second(limited: bool, logged_errors: LoggedErrors) -> None:
     def fail(_transport: Any, _peer: Any) -> None:
         raise ValueError("no")
 
     port = flooded(3, fail)
+    port.reactor = clock = Clock()
+    if limited:
+        port.sessions = Guard(clock).sessions("x udp")
     port.doRead()
     assert len(port.protocol.got) == 3
-    assert len(logged_errors.flush(ValueError)) == 3
+    assert len(logged_errors.flush(ValueError)) == 1
+    clock.advance(1)
+    port.socket.waiting = 1
+    with capturedLogs() as events:
+        port.doRead()
+    assert len(logged_errors.flush(ValueError)) == 1
+    assert formatEvent(events[0]).startswith("3 datagrams ")
+    if limited:
+        port.sessions.close()
 
 
 def test_an_answer_goes_to_the_address_as_it_came_scope_included() -> None:

@@ -12,18 +12,19 @@ from netsvc.text import escape, is_unsafe
 
 __all__ = ["FORMS", "Scheme", "ServerAddress", "parse_server"]
 
-Scheme = Literal["tcp", "udp", "ssl", "unix", "unixgram"]
+Scheme = Literal["tcp", "udp", "tls", "unix", "unixgram"]
 
 #: What every message about a wrong address ends with.
-FORMS = "PORT, HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, ssl:HOST:PORT, unix:PATH or unixgram:PATH"
+FORMS = "PORT, HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, tls:HOST:PORT, unix:PATH or unixgram:PATH"
 
 _HERE = "127.0.0.1"
 _HIGHEST_PORT = 65535
 _SCHEMES: Mapping[str, Scheme] = {
     "tcp": "tcp",
     "udp": "udp",
-    "ssl": "ssl",
-    "tls": "ssl",
+    "tls": "tls",
+    # What Twisted calls it.
+    "ssl": "tls",
     "unix": "unix",
     "unixgram": "unixgram",
 }
@@ -32,7 +33,7 @@ _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]/@]+)):(?P<por
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is: `scheme` is tcp, udp or ssl (with `host` and `port`), unix or unixgram (with `path`).
+    """Where a server is: `scheme` is tcp, udp or tls (with `host` and `port`), unix or unixgram (with `path`).
 
     `bare` tells that the user gave no scheme, so that `--udp` may still choose one.
     """

@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Chat: lines to a chat server, and what the others say.
 
-    ADDRESS is PORT (on 127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, ssl:HOST:PORT or unix:PATH.
+    ADDRESS is PORT (on 127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, tls:HOST:PORT or unix:PATH.
 
     What comes in appears above the line that you are typing. A line that begins with / is a command of the
     server, and Tab completes the usual ones; /help lists them. /quit or Ctrl-D leaves. In a pipe each line of
@@ -55,7 +55,7 @@ def command(
     \b
     Examples:
       netsvc chat 9002 --nick alice
-      netsvc chat ssl:chat.example.com:9002 --room lobby
+      netsvc chat tls:chat.example.com:9002 --room lobby
       printf 'the build is done\\n' | netsvc chat 9002 --nick builder
     """
     if address.is_datagram:

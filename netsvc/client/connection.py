@@ -228,7 +228,7 @@ async def _connect(address: ServerAddress, tls: ssl.SSLContext | None, patience:
 async def connect(
     address: ServerAddress, tls: ssl.SSLContext | None = None, patience: float = CONNECT_TIMEOUT
 ) -> AsyncIterator[Conversation]:
-    """Hold a conversation for the length of the block; `tls` is for an ssl address, and for no other.
+    """Hold a conversation for the length of the block; `tls` is for a tls address, and for no other.
 
     Each address of the host has `patience` seconds to answer.
 

@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Get the file NAME from a files service.
 
-    ADDRESS is PORT (on 127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, ssl:HOST:PORT or unix:PATH.
+    ADDRESS is PORT (on 127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, tls:HOST:PORT or unix:PATH.
 
     FILE appears when all of it has arrived and is on the disk; a failure or Ctrl-C leaves nothing behind. A file
     that exists is not touched without --force. The classic protocol answers a name that the server lacks

@@ -57,12 +57,12 @@ class Server:
         """Raise `click.UsageError` if options do not fit the address."""
         if self.authority and self.insecure:
             raise click.UsageError("--ca says whom to trust, --insecure to trust anybody: give one of them")
-        if (self.authority or self.insecure) and (self.address is None or self.address.scheme != "ssl"):
-            raise click.UsageError("--ca and --insecure are for an ssl: address")
+        if (self.authority or self.insecure) and (self.address is None or self.address.scheme != "tls"):
+            raise click.UsageError("--ca and --insecure are for a tls: address")
 
     def tls(self) -> ssl.SSLContext | None:
         """Return what to make a TLS connection with, or None for any other address. Raises `ClientError`."""
-        if self.address is None or self.address.scheme != "ssl":
+        if self.address is None or self.address.scheme != "tls":
             return None
         try:
             context = ssl.create_default_context(cafile=self.authority)

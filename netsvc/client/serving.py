@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import click
 
 from netsvc import __version__
-from netsvc.discovery import Catalogue, discover
+from netsvc.discovery import discover
 from netsvc.errors import StartError
+from netsvc.plan import Plan
+from netsvc.text import plain
 
 __all__ = ["check", "list_services", "run"]
 
@@ -62,7 +66,8 @@ def check(words: Sequence[str]) -> None:
             mistakes += wrong
             notes += remarks
     mistakes = in_order(mistakes, words)
-    _warn(catalogue, but=mistakes)
+    _warn(warning for warning in catalogue.warnings() if warning not in mistakes)
+    _warn(_expired(plan))
     if mistakes:
         raise StartError("\n".join(mistakes))
     click.echo(plan_page(plan, catalogue, notes))
@@ -77,10 +82,31 @@ def list_services() -> None:
     click.echo(list_page(catalogue))
 
 
-def _warn(catalogue: Catalogue, but: Sequence[str] = ()) -> None:
-    for warning in catalogue.warnings():
-        if warning not in but:
-            click.echo(f"netsvc: warning: {warning}", err=True)
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        click.echo(f"netsvc: warning: {warning}", err=True)
+
+
+def _expired(plan: Plan) -> list[str]:
+    """Say what a start would log of the certificates in a plan: which of them are not valid now."""
+    from twisted.internet.task import Clock
+    from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+
+    from netsvc.listeners.certificates import CertificateError
+    from netsvc.listeners.tls import Certificates
+
+    events: list[LogEvent] = []
+    remember: Any = events.append
+    globalLogPublisher.addObserver(remember)
+    try:
+        for tls in dict.fromkeys(listener.address.tls for listener in plan.listeners):
+            # One that cannot be used is a mistake, of which there is a line.
+            with suppress(CertificateError):
+                if tls is not None:
+                    Certificates(tls, Clock())
+    finally:
+        globalLogPublisher.removeObserver(remember)
+    return [plain(formatEvent(event)) for event in events if event["log_namespace"] == "netsvc.tls"]
 
 
 def _show_help(command: str) -> None:

@@ -65,7 +65,7 @@ def command(
 ) -> None:
     """Send lines to a server and show what it sends.
 
-    ADDRESS is PORT (on 127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, ssl:HOST:PORT,
+    ADDRESS is PORT (on 127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, tls:HOST:PORT,
     unix:PATH or unixgram:PATH. Without one you are asked, and lines are sent without an end.
 
     On a terminal q, quit or Ctrl-D leaves. In a pipe every line of the input is sent, and then whatever the
@@ -77,7 +77,7 @@ def command(
     Examples:
       netsvc talk 9001
       netsvc talk udp:192.0.2.7:9001 --encoding gbk
-      printf 'hello\\n' | netsvc talk ssl:example.com:9001 --ca ca.pem
+      printf 'hello\\n' | netsvc talk tls:example.com:9001 --ca ca.pem
     """
     if address is not None and udp:
         try:

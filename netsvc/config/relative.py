@@ -9,10 +9,12 @@ from collections.abc import Sequence
 __all__ = ["resolve_address", "resolve_networks", "resolve_path", "resolve_reference"]
 
 #: Arguments of addresses that are paths, and those that are of a socket's.
-_FILES = {"cert", "key", "directory", "privateKey", "certKey", "extraCertChain"}
+_FILES = {"cert", "key", "directory", "privateKey", "certKey", "extraCertChain", "dhParameters"}
 _SOCKETS = {"path", "address"}
 _NETWORKS = {"allow", "deny"}
 _SOCKET_SCHEMES = {"unix", "unixgram"}
+#: Which of the words after a scheme are paths, where they need no name.
+_PLACES = {"unix": {1}, "unixgram": {1}, "ssl": {2, 3}}
 #: A part of an address and the colon that ends it, unless it is the last.
 _PART = re.compile(r"((?:[^\\:]|\\.|\\$)*)(:|$)", re.S)
 
@@ -38,18 +40,20 @@ def resolve_networks(value: object, directory: str) -> list[str]:
 def resolve_address(text: str, directory: str) -> str:
     r"""Do so for the files and sockets that an address names. A colon in a path is written `\:`."""
     parts = []
-    scheme = ""
+    scheme, place = "", 0
     for match in _PART.finditer(text):
         part = match[1]
         name, equals, value = part.partition("=")
-        if not equals and scheme in _SOCKET_SCHEMES:
+        place += not equals
+        if not equals and place in _PLACES.get(scheme, ()):
             part = _resolve_part(part, directory)
+        elif part in _PLACES:
+            scheme, place = part, 0
         elif equals and (name in _FILES or (name in _SOCKETS and scheme in _SOCKET_SCHEMES)):
             part = f"{name}={_resolve_part(value, directory)}"
         elif equals and name in _NETWORKS:
             networks = resolve_networks(re.sub(r"\\(.)", r"\1", value), directory)
             part = f"{name}={','.join(map(_escape, networks))}"
-        scheme = scheme if equals else part
         parts.append(part + match[2])
     return "".join(parts)
 

@@ -145,20 +145,21 @@ class Moving:
             raise MistakeError([f"{use.place}{mistake}" for mistake in error.mistakes]) from error
         return EmbeddedService(use, self._guard, self._reactor, label=label, level=level, failed=self.failed)
 
-    def close(self, old: Guest, undo: list[Callable[[], object]]) -> None:
+    def close(self, old: Guest, restore: list[Callable[[], object]]) -> None:
         """Close the ports of one that goes, as they are in the way of something new."""
         if old.close():
-            undo.append(partial(self._restore, old))
+            restore.append(partial(self._restore, old))
 
-    def start(self, undo: list[Callable[[], object]], make_room: Callable[[], None]) -> None:
-        """Start what is new. Raises `MistakeError`. `make_room` closes the ports of listeners that go."""
+    def start(self, restore: list[Callable[[], object]], make_room: Callable[[], None]) -> None:
+        """Start what is new. Raises `MistakeError`. `make_room` closes the ports of listeners that go.
+
+        `restore` gets what starts again that which was closed for it, to be called after all that `prepare` undoes.
+        """
         for guest in self.added:
             if not guest.is_open:
                 make_room()
                 for old in self.gone:
-                    self.close(old, undo)
-                # Before what it shall replace is started again, it has to be closed.
-                undo.append(partial(_abandon, guest))
+                    self.close(old, restore)
                 guest.embedded = self._build(guest.embedded.use, guest.key)
                 guest.is_open = True
                 guest.embedded.privileged_start()

@@ -150,10 +150,6 @@ class EmbeddedService:
             opening, self._opening = self._opening, None
             opening.callback(None)
 
-    def change(self, limits: Limits) -> None:
-        """Keep other limits from now on. Raises `MistakeError`, and then changes nothing."""
-        self.level.change(limits)
-
     def stop_listening(self) -> Deferred[None]:
         """Take what waits at its ports, and close them. Fires when they are closed, and never fails."""
         if self._closing is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.gate import Gate
-from netsvc.guard.meter import meter
+from netsvc.guard.meter import Source, meter
 from netsvc.guard.pace import pace
 from netsvc.limits import in_force
 
@@ -38,28 +38,29 @@ class Bandwidth:
         levels = [level.limits for level in gate.levels]
         self._clock = clock
         self._gate = gate
-        self._read, self._read_reported = in_force(levels, "read")
         self._write, self._write_reported = in_force(levels, "write")
-        self._shared_reads = shared_rates(gate, "readall")
-        self._shared_writes = shared_rates(gate, "writeall")
-        self.limited = bool(self._read or self._write or self._shared_reads or self._shared_writes)
+        self._reads = self._source("read", *in_force(levels, "read"), shared_rates(gate, "readall"))
+        shared = shared_rates(gate, "writeall")
+        self._writes = self._source("write", self._write, self._write_reported, shared)
+        #: Where the kernel sees to those of the connection itself.
+        self._writes_paced = self._source("write", None, False, shared)
+        self.limited = bool(self._reads or self._writes)
 
     def limit(self, transport: Any, peer: str) -> None:
         """Limit a new connection; `transport` is what its protocol was given."""
-        now = self._clock.seconds()
-        reads = list(self._shared_reads)
-        writes = list(self._shared_writes)
-        if self._read:
-            reads.append(("read", Bucket(self._read, self._read, now), self._read_reported))
-        if self._write and (self._write_reported or not pace(transport, self._write)):
-            writes.append(("write", Bucket(self._write, self._write, now), self._write_reported))
-        if reads or writes:
-            meter(
-                transport,
-                self._clock,
-                [self._bucket(rate, peer) for rate in reads],
-                [self._bucket(rate, peer) for rate in writes],
-            )
+        writes: Source | None = self._writes
+        if self._write and not self._write_reported and pace(transport, self._write):
+            writes = self._writes_paced
+        meter(transport, self._clock, self._reads, writes, peer)
+
+    def _source(self, name: str, rate: int | None, reported: bool, shared: Sequence[Rate]) -> Source | None:
+        """Return what makes the buckets of a connection; None if there is no limit."""
+
+        def buckets(peer: str) -> Sequence[Bucket]:
+            own = ((name, Bucket(rate, rate, self._clock.seconds()), reported),) if rate else ()
+            return tuple(self._bucket(each, peer) for each in (*shared, *own))
+
+        return buckets if rate or shared else None
 
     def _bucket(self, rate: Rate, peer: str) -> Bucket:
         name, bucket, reported = rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from netsvc.guard.ledger import Ledger
+from netsvc.guard.ledger import Ledger, Table
 from netsvc.guard.level import Level
 from netsvc.guard.peers import peer_key
 from netsvc.guard.refusals import Refusals
@@ -27,10 +27,21 @@ class Gate:
         self._seconds = clock.seconds
         self._ledgers = tuple(level.ledger(kind) for level in levels)
 
-    @property
-    def full(self) -> bool:
-        """Whether nobody else can be admitted before somebody leaves."""
-        return any(ledger.full for ledger in self._ledgers)
+    def add_table(self, table: Table) -> None:
+        """Note a table of those who have been admitted, some of whom can be asked to leave."""
+        for ledger in self._ledgers:
+            ledger.tables.add(table)
+
+    def remove_table(self, table: Table) -> None:
+        """Forget a table."""
+        for ledger in self._ledgers:
+            ledger.tables.discard(table)
+
+    def make_room(self) -> None:
+        """Where a level is full, have the largest of its tables forget somebody."""
+        for ledger in self._ledgers:
+            if ledger.full and ledger.tables:
+                max(ledger.tables, key=len).forget_one()
 
     def admit(self, host: str | None, peer: str | None = None) -> str | None:
         """Admit a peer and return its key, with which it is to `leave`; or refuse it, count that, and return None.

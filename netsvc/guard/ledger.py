@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from netsvc.guard.access import Access, within
 from netsvc.guard.buckets import Bucket, PeerBuckets
@@ -13,10 +14,20 @@ from netsvc.guard.peers import is_local
 from netsvc.interfaces import Kind
 from netsvc.limits import Limits
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "Table"]
 
 _NEVER = float("-inf")
 _Rates = tuple[float, float] | None
+
+
+class Table(Protocol):
+    """Who has been admitted and need not stay."""
+
+    def __len__(self) -> int:
+        """Count them."""
+
+    def forget_one(self) -> None:
+        """Let one of them leave, if there is any."""
 
 
 class Ledger:
@@ -44,11 +55,14 @@ class Ledger:
         "live",
         "paced",
         "peers",
+        "tables",
     )
 
     def __init__(self, kind: Kind, localtime: Callable[[], time.struct_time] = time.localtime) -> None:
         self.live = 0
         self.peers: dict[str, int] = {}
+        #: Those that can make room, by forgetting who is counted here.
+        self.tables: WeakSet[Table] = WeakSet()
         #: Whether `overrun` has to be asked.
         self.paced = False
         self._most_name = "connections" if kind == "stream" else "sessions"

@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from netsvc.guard.allowance import MOST, Allowance, Flushing, Reading, Writing
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.tcp_info import socket_transport
 
-__all__ = ["meter"]
+__all__ = ["Source", "meter"]
 
 _recv = socket.socket.recv
 _send = socket.socket.send
 
 
-def meter(transport: Any, clock: Any, read: Sequence[Bucket], write: Sequence[Bucket]) -> None:
-    """Let a connection read and write what its buckets hold, and no more. A sequence that is empty is no limit.
+#: Makes the buckets of a peer's connection when it first needs them: many connections are idle from the beginning.
+Source = Callable[[str], Sequence[Bucket]]
+
+
+def meter(transport: Any, clock: Any, read: Source | None, write: Source | None, peer: str = "") -> None:
+    """Let a connection read and write what its buckets hold, and no more. None is no limit.
 
     Each connection may go beyond what is left by one call's worth (64 KiB or a quarter of the burst), which is taken
     from what comes later: over time it is exact. Those that wait for a shared bucket take turns. Of a transport
@@ -35,10 +39,10 @@ def meter(transport: Any, clock: Any, read: Sequence[Bucket], write: Sequence[Bu
     connection = getattr(lowest, "socket", None)
     if connection is None or not (read or write):
         return
-    reading = Reading(lowest, clock, read) if read else None
-    writing = (Flushing if hasattr(lowest, "wait_to_write") else Writing)(lowest, clock, write) if write else None
+    kind = _KINDS[False if read else None, False if write else None]
+    lowest.socket = kind(connection, lowest, clock, peer)
+    lowest.socket._reading, lowest.socket._writing = read, write
     # Its descriptor stays the same.
-    lowest.socket = _KINDS[False if read else None, False if write else None](connection, reading, writing)
     lowest.fileno = lowest.socket.fileno
 
 
@@ -49,30 +53,72 @@ class _Metered(socket.socket):
     When a portion is used up and there is no other, the socket changes its class to one whose methods look first.
     """
 
-    __slots__ = ("_read_most", "_readable", "_reading", "_writable", "_write_most", "_writing")
+    __slots__ = (
+        "_clock",
+        "_peer",
+        "_read_most",
+        "_readable",
+        "_reading",
+        "_transport",
+        "_writable",
+        "_write_most",
+        "_writing",
+    )
 
     #: Whether reading, or writing, is far from its limit; None where it has none.
     easy_to_read: bool | None = None
     easy_to_write: bool | None = None
 
-    def __init__(self, replaced: socket.socket, reading: Allowance | None, writing: Allowance | None) -> None:
+    def __init__(self, replaced: socket.socket, transport: Any, clock: Any, peer: str) -> None:
         kind = (replaced.family, replaced.type, replaced.proto)
         super().__init__(*kind, fileno=replaced.detach())
         self.setblocking(False)
         # Here is what is read for every message; it costs a tenth more in another object.
         self._readable = self._writable = 0
         self._read_most = self._write_most = 0
-        self._reading: Any = reading
-        self._writing: Any = writing
+        # An `Allowance`, or what makes its buckets, or None.
+        self._reading: Any = None
+        self._writing: Any = None
+        self._transport = transport
+        self._clock = clock
+        self._peer = peer
 
     def close(self) -> None:
         """Close the socket, give back what was not used, and wait for nothing any more."""
-        if self._reading is not None:
-            self._reading.end(self._readable)
-        if self._writing is not None:
-            self._writing.end(self._writable)
-        self._reading = self._writing = None
+        if self._readable or isinstance(self._reading, Allowance):
+            self._read_allowance().end(self._readable)
+        if self._writable or isinstance(self._writing, Allowance):
+            self._write_allowance().end(self._writable)
+        self._readable = self._writable = 0
+        self._reading = self._writing = self._transport = None
         super().close()
+
+    def _read_allowance(self) -> Any:
+        if not isinstance(self._reading, Allowance):
+            self._reading = Reading(self._transport, self._clock, self._reading(self._peer))
+        return self._reading
+
+    def _write_allowance(self) -> Any:
+        if not isinstance(self._writing, Allowance):
+            kind = Flushing if hasattr(self._transport, "wait_to_write") else Writing
+            self._writing = kind(self._transport, self._clock, self._writing(self._peer))
+        return self._writing
+
+    def _ask_to_read(self) -> None:
+        before = self._reading
+        left, most = self._read_allowance().ask()
+        if most >= MOST:
+            # What is far from its limit needs none for its first portion: many connections never use it up.
+            self._reading = before
+        self._may_read(left, most)
+
+    def _ask_to_write(self) -> None:
+        before = self._writing
+        left, most = self._write_allowance().ask()
+        if most >= MOST:
+            # As above.
+            self._writing = before
+        self._may_write(left, most)
 
     def _may_read(self, left: int, most: int) -> None:
         self._readable, self._read_most = left, most
@@ -95,21 +141,21 @@ class _Reads(_Metered):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Read; see recv(2)."""
         if self._readable <= 0:
-            self._may_read(*self._reading.ask())
+            self._ask_to_read()
         data = _recv(self, min(size, self._read_most), flags)
         self._readable = left = self._readable - len(data)
         if left <= 0:
-            self._may_read(*self._reading.spend(left))
+            self._may_read(*self._read_allowance().spend(left))
         return data
 
     def recvmsg(self, size: int, ancillary: int = 0, flags: int = 0) -> Any:
         """Read, and the descriptors that come along; see recvmsg(2)."""
         if self._readable <= 0:
-            self._may_read(*self._reading.ask())
+            self._ask_to_read()
         message = super().recvmsg(min(size, self._read_most), ancillary, flags)
         self._readable = left = self._readable - len(message[0])
         if left <= 0:
-            self._may_read(*self._reading.spend(left))
+            self._may_read(*self._read_allowance().spend(left))
         return message
 
 
@@ -127,7 +173,7 @@ class _ReadsEasily(_Reads):
         data = _recv(self, size)
         self._readable = left = self._readable - len(data)
         if left <= 0:
-            self._may_read(*self._reading.spend(left))
+            self._may_read(*self._read_allowance().spend(left))
         return data
 
 
@@ -141,7 +187,7 @@ class _Writes(_Metered):
     def send(self, data: Any, flags: int = 0) -> int:
         """Write; see send(2)."""
         if self._writable <= 0:
-            self._may_write(*self._writing.ask())
+            self._ask_to_write()
         if len(data) > self._write_most:
             data = memoryview(data)[: self._write_most]
         return self._wrote(_send(self, data, flags))
@@ -149,19 +195,19 @@ class _Writes(_Metered):
     def sendmsg(self, buffers: Any, *arguments: Any) -> int:
         """Write, and descriptors along with it; see sendmsg(2). Twisted sends one byte with each."""
         if self._writable <= 0:
-            self._may_write(*self._writing.ask())
+            self._ask_to_write()
         return self._wrote(super().sendmsg(buffers, *arguments))
 
     def send_file(self, descriptor: int, offset: int, size: int) -> int:
         """Write from a file; see sendfile(2)."""
         if self._writable <= 0:
-            self._may_write(*self._writing.ask())
+            self._ask_to_write()
         return self._wrote(os.sendfile(self.fileno(), descriptor, offset, min(size, self._write_most)))
 
     def _wrote(self, sent: int) -> int:
         self._writable = left = self._writable - sent
         if left <= 0:
-            self._may_write(*self._writing.spend(left))
+            self._may_write(*self._write_allowance().spend(left))
         return sent
 
 
@@ -179,7 +225,7 @@ class _WritesEasily(_Writes):
         sent = _send(self, data)
         self._writable = left = self._writable - sent
         if left <= 0:
-            self._may_write(*self._writing.spend(left))
+            self._may_write(*self._write_allowance().spend(left))
         return sent
 
 

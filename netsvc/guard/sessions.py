@@ -1,9 +1,11 @@
 """The peers of a datagram port, and the limits that hold for each of them.
 
-A session begins with a peer's first datagram and ends when the peer has been silent. The table has two generations:
-a peer that is heard of is in the young one; after half of `sessionidle` the young one becomes the old one, and what
-was the old one is forgotten. So nothing is noted of a datagram but that it came. In a full table the peer that was
-found last among the old ones gives way: in a flood from forged addresses, one of these.
+A session begins with a peer's first datagram and ends when the peer has been silent for `sessionidle`, or up to half
+as long again. The table has three generations: a peer that is heard of is in the young one; each half of
+`sessionidle` the young one becomes the old one, that the oldest one, and what was the oldest one is forgotten. So
+nothing is noted of a datagram but that it came. In a full table the peer that was found last among the oldest ones
+gives way: in a flood from forged addresses, one of these. Of several ports that share a limit, the one with most
+sessions forgets one: a flood at one port does not close another.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from typing import Any
 from netsvc.guard.bandwidth import Rate, shared_rates
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.gate import Gate
+from netsvc.guard.peers import peer_key
 from netsvc.guard.refusals import Refusals
-from netsvc.limits import in_force
+from netsvc.limits import Limits, in_force
 from netsvc.udp import ONE_DATAGRAM
 
 __all__ = ["Session", "Sessions"]
@@ -73,38 +76,46 @@ class Sessions:
     def __init__(self, clock: Any, gate: Gate, refusals: Refusals, *, verified: bool = False) -> None:
         self.young: dict[Any, Session] = {}
         self._old: dict[Any, Session] = {}
+        self._oldest: dict[Any, Session] = {}
         self._clock = clock
         self._refusals = refusals
         self._verified = verified
+        self._unbounded = False
         self._turn: Any = None
         self._batch = 0
         self._granted: list[Session] = []
+        self._gate = gate
         self.gate = gate
 
     @property
     def gate(self) -> Gate:
-        """The limits of this port. Those of a session that has begun already stay as they are, but for `amplify`."""
+        """The limits of this port. Rates of a session that has begun already stay as they are."""
         return self._gate
 
     @gate.setter
     def gate(self, gate: Gate) -> None:
+        self._gate.remove_table(self)
+        gate.add_table(self)
         self._gate = gate
         levels = [level.limits for level in gate.levels]
         amplify, self._amplify_reported = in_force(levels, "amplify")
-        self._unbounded = self._verified or amplify is None
+        if self._unbounded is not (self._verified or amplify is None):
+            self._unbounded = not self._unbounded
+            for session in self._all():
+                session.credit = math.inf if self._unbounded else 0
         self._amplify: float = 0 if self._unbounded else amplify
         idle, _ = in_force(levels, "sessionidle")
         self._half = (idle or _LONGEST_IDLE) / 2
+        if self._turn is not None and self._turn.getTime() - self._clock.seconds() > self._half:
+            self._turn.reset(self._half)
         self._life = in_force(levels, "life")
         self._shared_reads = shared_rates(gate, "readall")
         self._shared_writes = shared_rates(gate, "writeall")
-        self._writes_paced = bool(self._shared_writes) or in_force(levels, "write")[0] is not None
+        self._own_reads = _rates(levels, "datagrams", "read")
+        self._own_writes = _rates(levels, "write")
+        self._writes_paced = bool(self._shared_writes or self._own_writes)
         #: Whether it has to be asked how fast datagrams may come or go.
-        self.paced = (
-            self._writes_paced
-            or bool(self._shared_reads)
-            or any(in_force(levels, name)[0] is not None for name in ("datagrams", "read", "life"))
-        )
+        self.paced = self._writes_paced or bool(self._shared_reads or self._own_reads) or self._life[0] is not None
         #: Whether nothing has to be asked of a peer that is known, and whether nothing but that it is not sent more
         #: than it has sent.
         self.free = self._unbounded and not self.paced
@@ -113,59 +124,60 @@ class Sessions:
         self._grants = self._amplify == 1
 
     def __len__(self) -> int:
-        return len(self.young) + len(self._old)
+        return len(self.young) + len(self._old) + len(self._oldest)
+
+    def _all(self) -> list[Session]:
+        return [*self._oldest.values(), *self._old.values(), *self.young.values()]
 
     def find(self, address: Any) -> Session | None:
         """Return the session of a peer that is not among the young; a new one if the limits let it, else None."""
-        session = self._old.pop(address, None)
-        if session is None:
-            session = self._begin(address)
-            if session is None:
-                return None
-        self.young[address] = session
+        session = self._old.pop(address, None) or self._oldest.pop(address, None) or self._begin(address)
+        if session is not None:
+            self.young[address] = session
         return session
 
     def known(self, address: Any) -> Session | None:
         """Return the session of a peer if there is one; to be sent something is not to be heard of."""
-        return self.young.get(address) or self._old.get(address)
+        return self.young.get(address) or self._old.get(address) or self._oldest.get(address)
 
     def _begin(self, address: Any) -> Session | None:
         gate = self._gate
-        if gate.full:
-            if not self._old:
-                self._old, self.young = self.young, {}
-            if self._old:
-                _, forgotten = self._old.popitem()
-                forgotten.gate.leave(forgotten.peer_key)
+        gate.make_room()
         # The peer of a UNIX socket is a path, or nothing; who it is the system does not tell.
-        peer_key = gate.admit(address[0]) if type(address) is tuple else gate.admit(None, "")
-        if peer_key is None:
+        key = gate.admit(address[0]) if type(address) is tuple else gate.admit(None, "")
+        if key is None:
             return None
         now = self._clock.seconds()
-        session = Session(address, gate, peer_key, now)
+        session = Session(address, gate, key, now)
         if self._unbounded:
             session.credit = math.inf
-        session.reads = self._rates(("datagrams", "read"), self._shared_reads, now)
-        session.writes = self._rates(("write",), self._shared_writes, now)
+        session.reads = self._shared_reads
+        if self._own_reads:
+            session.reads = (*_buckets(self._own_reads, now), *session.reads)
+        session.writes = self._shared_writes
+        if self._own_writes:
+            session.writes = (*_buckets(self._own_writes, now), *session.writes)
         if self._turn is None:
             self._turn = self._clock.callLater(self._half, self._turn_over)
         return session
 
-    def _rates(self, names: Sequence[str], shared: Sequence[Rate], now: float) -> Sequence[Rate]:
-        levels = [level.limits for level in self._gate.levels]
-        own = []
-        for name in names:
-            rate, reported = in_force(levels, name)
-            if rate is not None:
-                # The longest datagram must fit, or it could never pass.
-                own.append((name, Bucket(rate, max(rate, 1.0 if name == "datagrams" else _LONGEST), now), reported))
-        return (*own, *shared)
+    def forget_one(self) -> None:
+        """Forget one of those that have been silent longest, if there is any."""
+        if not (self._oldest or self._old):
+            self._grow_old()
+        aged = self._oldest or self._old
+        if aged:
+            _, forgotten = aged.popitem()
+            forgotten.gate.leave(forgotten.peer_key)
+
+    def _grow_old(self) -> None:
+        self._oldest, self._old, self.young = self._old, self.young, {}
 
     def _turn_over(self) -> None:
-        for session in self._old.values():
+        for session in self._oldest.values():
             session.gate.leave(session.peer_key)
-        self._old, self.young = self.young, {}
-        self._turn = self._clock.callLater(self._half, self._turn_over) if self._old else None
+        self._grow_old()
+        self._turn = self._clock.callLater(self._half, self._turn_over) if len(self) else None
 
     def room(self, session: Session, size: int) -> float:
         """Return how many bytes may be sent to a peer unasked because of a datagram, where this is not `plain`."""
@@ -184,14 +196,14 @@ class Sessions:
             if not reported:
                 # Its next datagram begins another one, if the limits let it.
                 self.young.pop(session.address, None)
-                self._old.pop(session.address, None)
                 session.gate.leave(session.peer_key)
                 return False
         if session.asked == self._batch:
             # It is not the only one.
             if session.granted > 0:
                 self._settle(session)
-            if self._grants and self._grant(session, now):
+            # What a UNIX socket takes may be longer than what would be granted.
+            if self._grants and type(session.address) is tuple and self._grant(session, now):
                 session.used = ONE_DATAGRAM + size
                 return True
         session.asked = self._batch
@@ -255,16 +267,31 @@ class Sessions:
         """Count an answer for which there is no credit; return whether it may go out all the same."""
         if self._unbounded:
             return True
-        key = session.peer_key if session else str(address[0] if type(address) is tuple else address)
+        key = session.peer_key if session else peer_key(address[0]) if type(address) is tuple else str(address)
         self._refusals.count(self._gate.label, "amplify", key, dry=self._amplify_reported)
         return self._amplify_reported
 
     def close(self) -> None:
         """Forget every peer."""
-        for session in (*self._old.values(), *self.young.values()):
+        self._gate.remove_table(self)
+        for session in self._all():
             session.gate.leave(session.peer_key)
-        self._old.clear()
-        self.young.clear()
+        for generation in (self._oldest, self._old, self.young):
+            generation.clear()
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
+
+
+def _rates(levels: Sequence[Limits], *names: str) -> list[tuple[str, float, bool]]:
+    """List what of these limits is set for each peer: a name, how much a second, whether it only reports."""
+    found = [(name, *in_force(levels, name)) for name in names]
+    return [each for each in found if each[1] is not None]
+
+
+def _buckets(rates: Sequence[tuple[str, float, bool]], now: float) -> list[Rate]:
+    # The longest datagram must fit, or it could never pass.
+    return [
+        (name, Bucket(rate, max(rate, 1.0 if name == "datagrams" else _LONGEST), now), reported)
+        for name, rate, reported in rates
+    ]

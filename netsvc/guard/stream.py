@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
 from netsvc.guard.bandwidth import Bandwidth
+from netsvc.guard.ending import abort
 from netsvc.guard.gate import Gate
 from netsvc.guard.watch import Watched
 from netsvc.limits import in_force
@@ -138,11 +139,13 @@ class GuardedFactory(Factory):
                 gate.leave(peer)
             return _Refusal()
         connection = Connection(self.label, addr, protocol, gate, peer)
+        making = _Making(self, connection, protocol.makeConnection)
         try:
-            protocol.makeConnection = _Making(self, connection, protocol.makeConnection)
+            protocol.makeConnection = making
         except AttributeError:
             connection.protocol = protocol = _Introduction(protocol)
-            protocol.makeConnection = _Making(self, connection, protocol.makeConnection)
+            making.original = protocol.makeConnection
+            protocol.makeConnection = making
         return protocol  # type: ignore[no-any-return]
 
 
@@ -155,7 +158,7 @@ class _Refusal(Protocol):
     transport: Any
 
     def connectionMade(self) -> None:
-        getattr(self.transport, "abortConnection", self.transport.loseConnection)()
+        abort(self.transport)
 
 
 class _Introduction:
@@ -188,15 +191,22 @@ class _Making:
     an HTTP upgrade). A transport without `connectionLost` is a fake in a test; then the protocol is asked.
     """
 
-    __slots__ = ("_connection", "_factory", "_original")
+    __slots__ = ("_connection", "_factory", "original")
 
     def __init__(self, factory: GuardedFactory, connection: Connection, original: Callable[[Any], None]) -> None:
         self._factory = factory
-        self._connection = connection
-        self._original = original
+        self._connection: Connection | None = connection
+        self.original = original
+
+    def __del__(self) -> None:
+        # What was built and then got no transport, for whatever failed between, is told of nowhere else.
+        connection = self._connection
+        if connection is not None and connection.peer_key is not None:
+            connection.gate.leave(connection.peer_key)
 
     def __call__(self, transport: Any) -> None:
-        connection = self._connection
+        connection: Any = self._connection
+        self._connection = None
         factory = self._factory
         protocol = connection.protocol
         del protocol.makeConnection
@@ -218,7 +228,7 @@ class _Making:
             factory.bandwidth.limit(transport, connection.peer_key)
         if isinstance(transport, HAProxyProtocolWrapper) and IHalfCloseableProtocol.providedBy(protocol):
             _pass_on_half_closes(transport, protocol)
-        self._original(transport)
+        self.original(transport)
 
 
 def _user(transport: Any) -> str:
@@ -255,6 +265,10 @@ class _Losing:
         self._original = teller.connectionLost
 
     def __call__(self, *reason: Failure) -> None:
+        if self._teller.connectionLost is not self:
+            # Twisted may have scheduled the call, to abort, before another way to lose the connection was quicker.
+            self._original(*reason)
+            return
         # Take the attribute away again: it and the teller refer to each other.
         del self._teller.connectionLost
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from netsvc.guard.ending import abort, end
 from netsvc.guard.tcp_info import read_progress, socket_transport
 from netsvc.guard.traps import Traps
 
@@ -199,8 +200,7 @@ class Watch:
     def _look(self, connection: Watched, now: float) -> int:
         """Do what is due with a connection; return how much that cost, in looks."""
         if connection.over & _CLOSING:
-            transport = connection.transport
-            getattr(transport, "abortConnection", transport.loseConnection)()
+            abort(connection.transport)
             return _CLOSE_COST
         terms = connection.terms
         again = inf
@@ -248,7 +248,7 @@ class Watch:
             connection.traps = None
         self._schedule(connection, now + GRACE, now)
         self._ended(connection, limit)
-        _close(connection.transport, half=bit != _HANDSHAKE)
+        end(connection.transport, half=bit != _HANDSHAKE)
         return True
 
     def _ask(self, connection: Watched, now: float) -> bool:
@@ -306,22 +306,6 @@ def _has_begun(connection: Watched) -> bool:
     if False in states:
         return False
     if connection.traps is not None:
-        return True in states or connection.traps.heard
+        return True in states or connection.traps.heard or getattr(connection.transport, "heard_before", False)
     # What stands around a transport may have read bytes of its own before, such as a PROXY header.
     return connection.received > getattr(connection.transport, "preamble", 0)
-
-
-def _close(transport: Any, *, half: bool) -> None:
-    """Send all that was written, and then an orderly end."""
-    # To half-close still reads what the peer was about to say: to close with bytes unread would reset the connection
-    # under what was just sent. A wrapper would pass the call on to what it wraps, under the TLS: so the class must have
-    # it, and the transport be in plain text.
-    if (
-        half
-        and hasattr(type(transport), "loseWriteConnection")
-        and not getattr(transport, "TLS", False)
-        and not getattr(transport, "_writeDisconnected", False)
-    ):
-        transport.loseWriteConnection()
-    else:
-        transport.loseConnection()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from netsvc.guard import Connection, Guard
 from netsvc.guard.gate import Gate
 from netsvc.host.drain import Drain
+from netsvc.host.instances import RunningService
 
 __all__ = ["Departures", "Leaving"]
 
@@ -55,6 +56,13 @@ class Departures:
         drain.finished.addCallback(self._drained, drain)
         drain.begin()
 
+    def hasten(self, keys: Collection[str]) -> list[RunningService]:
+        """Wait no longer for services with one of these keys, and return them: they are to be drained."""
+        leaving = [each for each in self.retiring if isinstance(each, RunningService) and each.key in keys]
+        for service in leaving:
+            del self.retiring[service]
+        return leaving
+
     def over(self) -> Deferred[None]:
         """Return a Deferred that fires when nothing goes on any more. To be asked once."""
         self._over = Deferred()
@@ -89,7 +97,8 @@ class Departures:
             drain.look()
         live = self._guard.live
         for service, one in list(self.retiring.items()):
-            if one in live:
+            # One that stops may end connections, and so what goes on here goes on once more within.
+            if one in live or service not in self.retiring:
                 continue
             another = next((connection for connection in live if connection.gate in service.gates), None)
             if another is not None:

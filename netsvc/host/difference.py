@@ -30,11 +30,15 @@ class Difference:
 
 
 def same_port(address: Address) -> Hashable:
-    """Return what is equal for two addresses if one open port can serve for both, whatever is behind it."""
+    """Return what is equal for two addresses if one open port can serve for both, whatever is behind it.
+
+    Certificates, and who is trusted with PROXY headers, can change for the next connections. Whether there are headers
+    cannot: they are read by what the port has.
+    """
     # `01` is a port like `1`; what is an endpoint's own has to be the same in every letter.
     text = "" if address.scheme == "inet" else address.place
     arguments = tuple(sorted(address.arguments.items()))
-    return address.kind, address.scheme, address.host, address.port, arguments, address.tls, address.proxy, text
+    return address.kind, address.scheme, address.host, address.port, arguments, address.proxy is None, text
 
 
 def same_socket(old: Address, new: Address) -> bool:
@@ -67,7 +71,7 @@ def compare(old: Plan, new: Plan) -> Difference:
         free.setdefault(same_port(listener.address), []).append(place)
     pairs: dict[int, int] = {}
     # Of several free ports of port 0, each shall go on with what it has.
-    for alike in (_same_protocol, lambda one, other: True):
+    for alike in (_same_everything, _same_protocol, lambda one, other: True):
         for place, listener in enumerate(new.listeners):
             candidates = free.get(same_port(listener.address), [])
             match = next((each for each in candidates if alike(old.listeners[each], listener)), None)
@@ -92,6 +96,15 @@ def compare(old: Plan, new: Plan) -> Difference:
     )
 
 
+def _same_everything(one: Listener, other: Listener) -> bool:
+    return _same_protocol(one, other) and _envelope(one) == _envelope(other)
+
+
+def _envelope(listener: Listener) -> tuple[object, object]:
+    """Return what stands around the protocol."""
+    return listener.address.tls, listener.address.proxy
+
+
 def _same_protocol(one: Listener, other: Listener) -> bool:
     return (one.use, one.protocol) == (other.use, other.protocol)
 
@@ -108,6 +121,7 @@ def describe_changes(old: Plan, new: Plan, difference: Difference) -> str:
     changed = [f"options of {key}" for key in sorted(difference.changed)]
     changed += [f"limits of {key}" for key in sorted(_with_other_limits(old, new, difference))]
     changed += [f"what listens on {new.listeners[place].address.place}" for place in _with_others(old, new, difference)]
+    changed += [f"TLS or PROXY of {place}" for place in _with_other_envelopes(old, new, difference)]
     changed += ["limits of the process"] if old.limits != new.limits else []
     changed += ["twistd plugins"] if old.twistd != new.twistd else []
     changed += [f"drain {new.drain:g} s"] if old.drain != new.drain else []
@@ -124,3 +138,8 @@ def _with_other_limits(old: Plan, new: Plan, difference: Difference) -> set[str]
 def _with_others(old: Plan, new: Plan, difference: Difference) -> list[int]:
     """List the kept listeners behind which there is now another protocol, or another service."""
     return [other for one, other in difference.kept if not _same_protocol(old.listeners[one], new.listeners[other])]
+
+
+def _with_other_envelopes(old: Plan, new: Plan, difference: Difference) -> list[str]:
+    pairs = [(old.listeners[one], new.listeners[other]) for one, other in difference.kept]
+    return [other.label for one, other in pairs if _envelope(one) != _envelope(other)]

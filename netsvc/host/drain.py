@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from netsvc.guard import Connection, Guard
 from netsvc.guard.gate import Gate
 
-__all__ = ["ABORT_GRACE", "CLOSE_GRACE", "Asked", "Drain"]
+__all__ = ["ABORT_GRACE", "CLOSE_GRACE", "Asked", "Drain", "count_connections"]
 
 #: Seconds between closing a connection and aborting it. A supervisor that kills after 5 s still finds us gone
 #: after a drain of 4 s.
@@ -85,7 +85,7 @@ class Drain:
         if self._is_any_live():
             _log.info(
                 "draining: {open} may go on for {seconds:g} s{hint}",
-                open=_connections(self._began),
+                open=count_connections(self._began),
                 seconds=self._seconds,
                 hint="" if self._gates is not None else "; a second interrupt ends the wait",
             )
@@ -159,7 +159,7 @@ class Drain:
             return "no connection was open"
         closed = self._closed - self._aborted
         by_themselves = self._began - closed.total() - self._aborted.total()
-        parts = [f"{_connections(by_themselves)} ended by {'itself' if by_themselves == 1 else 'themselves'}"]
+        parts = [f"{count_connections(by_themselves)} ended by {'itself' if by_themselves == 1 else 'themselves'}"]
         if closed:
             parts.append(f"closed at the end of {self._seconds:g} s: {_count(closed)}")
         if self._aborted:
@@ -178,7 +178,8 @@ def _close(transport: Any) -> None:
         transport.loseConnection()
 
 
-def _connections(count: int) -> str:
+def count_connections(count: int) -> str:
+    """Say how many connections there are."""
     return f"{count} connection{'' if count == 1 else 's'}"
 
 

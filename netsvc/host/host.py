@@ -15,7 +15,7 @@ from netsvc.errors import MistakeError
 from netsvc.guard import Guard
 from netsvc.host.departures import Departures, Leaving
 from netsvc.host.difference import describe_changes
-from netsvc.host.drain import CLOSE_GRACE, Drain
+from netsvc.host.drain import CLOSE_GRACE, Drain, count_connections
 from netsvc.host.fatal import die, start_error
 from netsvc.host.instances import Load, build_instance, build_protocol, examine
 from netsvc.host.process import allow_descriptors, take_over_signals
@@ -88,7 +88,7 @@ class Host(MultiService):
         try:
             guard = Guard(self._reactor, self.plan.limits)
         except MistakeError as error:
-            mistakes += error.mistakes
+            mistakes += [f"{self.plan.place}{mistake}" for mistake in error.mistakes]
             guard = Guard(self._reactor)
         self.running_plan = Running(self._reactor, guard, Departures(self._reactor, guard))
         start = self._transition = Transition(self.running_plan, self.plan, self._load, self._inherited)
@@ -207,7 +207,7 @@ class Host(MultiService):
             listener.close(take=place in closed)
         staying = {listener.listener.use for place, listener in enumerate(listeners) if place not in drained}
         if running.guard.live:
-            _log.info("retiring: {count} connections go on", count=len(running.guard.live))
+            _log.info("retiring: {open} may go on", open=count_connections(len(running.guard.live)))
         going = [service for key, service in services.items() if key not in staying]
         gates = gates.union(*(service.gates for service in going))
         running.leave(going, gates, (), seconds)

@@ -60,7 +60,7 @@ def examine(plan: Plan, load: Load, reactor: Any) -> list[str]:
                 build_protocol(instance, key, name)
         except MistakeError as error:
             mistakes += [f"{use.place}{mistake}" for mistake in error.mistakes]
-    limited = [("process", plan.limits, ""), *((key, use.limits, use.place) for key, use in plan.uses.items())]
+    limited = [("process", plan.limits, plan.place), *((key, use.limits, use.place) for key, use in plan.uses.items())]
     for name, limits, place in (*limited, *((each.use, each.limits, each.place) for each in plan.listeners)):
         try:
             # It reads the files of networks.
@@ -79,14 +79,18 @@ class RunningService:
         self.key = key
         self.use = use
         self.instance = instance
-        self.verifies_peers = bool(getattr(instance, "verifies_peers", getattr(service, "verifies_peers", False)))
         #: The limits of all its listeners together.
         self.level = level
         #: By which its connections have come, for as long as there are any.
         self.gates: set[Gate] = set()
-        self._options = service.options
+        self._service = service
         self._started = False
         self._drained: Deferred[Any] | None = None
+
+    @property
+    def verifies_peers(self) -> bool:
+        """Whether its datagram protocols know that a peer is where it says it is; this may depend on its options."""
+        return bool(getattr(self.instance, "verifies_peers", getattr(self._service, "verifies_peers", False)))
 
     def protocol(self, name: str) -> Any:
         """Build a protocol for one listener. Raises `MistakeError`."""
@@ -115,7 +119,7 @@ class RunningService:
         if not self.adapts() or (self.use.service, self.use.adhoc) != (use.service, use.adhoc):
             return False
         try:
-            return bool(instance.reconfigure(parse_settings(self._options, use.settings)))
+            return bool(instance.reconfigure(parse_settings(self._service.options, use.settings)))
         except ANYTHING as error:
             raise MistakeError([f"service {self.key} cannot take its options: {describe(error)}"]) from error
 

@@ -138,7 +138,11 @@ def from_directory(read: Read, directory: str, chroot: str | None = None) -> Rea
     """
 
     def read_there() -> tuple[Plan, Load]:
-        here = os.getcwd()
+        try:
+            here = os.getcwd()
+        except OSError:
+            # Somebody has removed it.
+            here = directory
         try:
             os.chdir(directory)
         except OSError as error:

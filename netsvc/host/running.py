@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import _SystemdParser
 from twisted.logger import Logger
 
+from netsvc.address import Proxy
 from netsvc.datagram import ECHO_LIKE_PORTS
 from netsvc.discovery import ANYTHING, describe
 from netsvc.embedded.guests import Guest
@@ -22,18 +23,16 @@ from netsvc.guard.level import Level
 from netsvc.host.departures import Departures, Leaving
 from netsvc.host.instances import RunningService
 from netsvc.hush import hushed
+from netsvc.listeners.certificates import CertificateError
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import Listening, listen
+from netsvc.listeners.proxy import ProxyFactory
+from netsvc.listeners.tls import Certificates
 from netsvc.plan import Listener, Plan
 
-__all__ = ["Running", "RunningListener", "label"]
+__all__ = ["Running", "RunningListener"]
 
 _log = Logger(namespace="netsvc")
-
-
-def label(listener: Listener) -> str:
-    """Name a listener in the log."""
-    return f"{listener.use} {listener.protocol}"
 
 
 class RunningListener:
@@ -50,6 +49,8 @@ class RunningListener:
         self._level: Level | None = None
         #: What the port has: a guarded factory, or a datagram protocol.
         self._front: Any = None
+        #: Whether the datagram peers that it knows need not be kept from being sent more than they send.
+        self._verified = False
         self._paused = False
         self._unwanted = False
 
@@ -65,7 +66,7 @@ class RunningListener:
             self._front = self.service.protocol(self.listener.protocol)
             self.prepare_limits(self.listener)()
             if self.listener.address.kind == "stream":
-                name = label(self.listener)
+                name = self.listener.label
                 self._front = self._guard.wrap(self._front, name, self.service.level)
                 address = self.listener.address
                 self._front.outermost = address.scheme == "inet" and address.proxy is None
@@ -83,7 +84,7 @@ class RunningListener:
         return opening.addCallback(self._opened)
 
     def _refused_by_proxy(self, reason: str, host: str) -> None:
-        self._guard.refusals.count(label(self.listener), reason, host)
+        self._guard.refusals.count(self.listener.label, reason, host)
 
     def _opened(self, listening: Listening) -> Listening:
         if self._unwanted:
@@ -122,7 +123,7 @@ class RunningListener:
         try:
             steps = (self._swap_factory if listener.address.kind == "stream" else self._swap_protocol)(protocol)
         except ANYTHING as error:
-            raise MistakeError([f"{label(listener)} cannot start: {describe(error)}"]) from error
+            raise MistakeError([f"{listener.label} cannot start: {describe(error)}"]) from error
         self.listener, self.service = listener, service
 
         def undo() -> None:
@@ -160,22 +161,50 @@ class RunningListener:
         level = self._level
         if not listener.limits:
             return partial(setattr, self, "_level", None)
-        if level is None or level.name != label(listener):
-            return partial(setattr, self, "_level", Level(label(listener), listener.limits, self._guard.clock))
+        if level is None or level.name != listener.label:
+            return partial(setattr, self, "_level", Level(listener.label, listener.limits, self._guard.clock))
         return level.prepare(listener.limits)
+
+    def prepare_envelope(self, listener: Listener) -> Callable[[], None]:
+        """Do all that can fail of a change of what stands around the protocol: TLS, and the trust of PROXY headers.
+
+        Return what does the rest, for the next connections. Certificates are looked at again if they stay where they
+        are. Raises `MistakeError`.
+        """
+        certificates, tls, proxy = None, listener.address.tls, listener.address.proxy
+        has_changed = tls != self.listener.address.tls
+        if has_changed and tls is not None:
+            try:
+                certificates = Certificates(tls, self._guard.clock)
+            except CertificateError as error:
+                raise MistakeError([listener.cannot_listen(error)]) from error
+
+        def change() -> None:
+            listening = self.listening
+            assert listening is not None
+            if has_changed:
+                listening.certificates = certificates
+                self._front.envelope = certificates and certificates.wrap
+                # It is built anew for the next connection.
+                self._front._built = None
+            elif listening.certificates is not None:
+                listening.certificates.look()
+                listening.certificates.warn_of_expiry()
+            if isinstance(proxying := getattr(self.port, "factory", None), ProxyFactory):
+                proxying.proxy = cast(Proxy, proxy)
+
+        return change
 
     def renew(self) -> None:
         """Take what comes, by the plan as it is now."""
         self.resume()
         if self.listening is not None:
             self.regate()
-            if self.listening.certificates is not None:
-                self.listening.certificates.look()
 
     def regate(self) -> None:
         """Admit the next connections by the limits as they are now."""
         guard, listener = self._guard, self.listener
-        name = label(listener)
+        name = listener.label
         levels = [guard.process, self.service.level, *([self._level] if self._level else [])]
         gate = Gate(levels, guard.refusals, name, listener.address.kind, guard.clock)
         if listener.address.kind == "stream":
@@ -185,13 +214,15 @@ class RunningListener:
             self.service.gates.add(gate)
             return
         sessions = getattr(self.port, "sessions", None)
-        if sessions is not None and list(sessions.gate.levels) == levels:
+        verified = self.service.verifies_peers
+        if sessions is not None and list(sessions.gate.levels) == levels and verified == self._verified:
             sessions.gate = gate
             return
-        self.port.sessions = guard.sessions(name, self.service.level, verified=self.service.verifies_peers)
+        self._verified = verified
+        self.port.sessions = guard.sessions(name, self.service.level, verified=verified)
         self.port.sessions.gate = gate
         if sessions is not None:
-            # Its peers were admitted by levels that are not asked any more.
+            # Its peers were admitted by what is not asked any more.
             sessions.close()
 
     def gate(self) -> Gate | None:
@@ -221,6 +252,16 @@ class RunningListener:
                 listening.take_waiting()
             # Twisted's own line about it says less than ours.
             hushed(listening.abandon)
+
+    def yield_to(self, other: RunningListener) -> None:
+        """Let another serve who waits here: this one is to be closed without having served anybody."""
+        if self.listening is None or other.listening is None or self.listener.address.kind == "datagram":
+            return
+        own, self.port.factory = self.port.factory, other.port.factory
+        try:
+            self.listening.take_waiting()
+        finally:
+            self.port.factory = own
 
     def own_place(self) -> int | bytes | None:
         """Return the UDP port, or the path of the datagram socket, from which no datagram is to be answered."""

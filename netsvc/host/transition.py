@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,11 +19,11 @@ from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
 from netsvc.host.difference import compare, may_clash, same_socket
 from netsvc.host.instances import Load, RunningService, build_instance
-from netsvc.host.running import Running, RunningListener, label
+from netsvc.host.room import Room, bind_beside, copy_of
+from netsvc.host.running import Running, RunningListener
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import ListenError
-from netsvc.listeners.sockets import bound_socket
-from netsvc.plan import Plan, ServiceUse
+from netsvc.plan import Listener, Plan, ServiceUse
 
 __all__ = ["Transition"]
 
@@ -54,6 +53,8 @@ class Transition:
         #: By the places of the new plan; None for those that keep their port, and for what could not be built.
         self._listeners: list[RunningListener | None] = [None] * len(plan.listeners)
         self._undo: list[Callable[[], object]] = []
+        #: Opens again what was closed to make room. Not before `_undo` is done: what is new has to be closed first.
+        self._restore: list[Callable[[], object]] = []
         self._final: list[Callable[[], object]] = []
         #: New listeners whose ports cannot be opened before those of old ones are closed.
         self._blocked: list[tuple[RunningListener, list[RunningListener]]] = []
@@ -70,22 +71,23 @@ class Transition:
         gives_room = bool(self.difference.closed)
         # First, so that it is known which of the old ones go.
         embedding = self.guests.prepare(self._final, self._undo, gives_room=gives_room)
-        mistakes = [*self._limit(), *self._build(), *self._open(late), *embedding]
+        mistakes = [*self._prepare_kept(), *self._build(), *self._open(late), *embedding]
         return list(dict.fromkeys([*mistakes, *self.failures]))
 
-    def _limit(self) -> list[str]:
-        """Do all of a change of limits that can fail. Files of networks are read again, whatever has changed."""
+    def _prepare_kept(self) -> list[str]:
+        """Do all that can fail of a change of what stays. Files (networks, certificates) are read again in any case."""
         running, plan = self._running, self.plan
-        levels: list[tuple[Callable[[], Callable[[], object]], str]] = []
-        levels.append((partial(running.guard.process.prepare, plan.limits), ""))
+        changes: list[tuple[Callable[[], Callable[[], object]], str]] = []
+        changes.append((partial(running.guard.process.prepare, plan.limits), plan.place))
         for key in self.difference.same | self.difference.changed:
             use = plan.uses[key]
-            levels.append((partial(running.services[key].level.prepare, use.limits), use.place))
+            changes.append((partial(running.services[key].level.prepare, use.limits), use.place))
         for old, new in self.difference.kept:
-            listener = plan.listeners[new]
-            levels.append((partial(running.listeners[old].prepare_limits, listener), listener.place))
+            before, listener = running.listeners[old], plan.listeners[new]
+            changes.append((partial(before.prepare_limits, listener), listener.place))
+            changes.append((partial(before.prepare_envelope, listener), ""))
         mistakes: list[str] = []
-        for prepare, place in levels:
+        for prepare, place in changes:
             try:
                 self._final.append(prepare())
             except MistakeError as error:
@@ -121,7 +123,8 @@ class Transition:
                 continue
             opened = RunningListener(self._running.guard, listener, self._services[listener.use])
             self._listeners[place] = opened
-            self._undo.append(opened.close)
+            # What waits there waits for nobody: it was never to be open.
+            self._undo.append(partial(opened.close, take=False))
             try:
                 if self._inherited:
                     self._begin_opening(opened, self._inherited[place], late)
@@ -146,30 +149,25 @@ class Transition:
         self._blocked.append((opened, clashing))
         return True
 
-    def _make_room(self, opened: RunningListener) -> Inherited | None:
+    def _make_room(self, opened: RunningListener) -> Room | None:
         """Bind the socket of a new listener beside those that are in its way, if any are."""
         address = opened.listener.address
         clashing = self._clashing(address)
         for old in clashing:
             if same_socket(old.listener.address, address):
-                # Both have the one socket, so that whoever waits there is served by the one or the other.
                 old.share()
                 self._shared.append(old)
-                return Inherited([os.dup(old.socket().fileno())])
+                return copy_of(old.socket())
         if not clashing:
             return None
-        sockets = [old.socket() for old in clashing]
         try:
-            _let_in(sockets, True)
-            with bound_socket(address, beside=True) as bound:
-                # For this moment only: nobody else may have the port.
-                _let_in([bound], False)
-                return Inherited([bound.detach()])
+            room = bind_beside(address, [old.socket() for old in clashing])
         except OSError:
             # It happens again when the port is opened as any other, and is explained there.
             return None
-        finally:
-            _let_in(sockets, False)
+        # Who has come by the new one meanwhile would have come by the old one.
+        self._undo.append(partial(opened.yield_to, clashing[0]))
+        return room
 
     def _begin_opening(
         self, opened: RunningListener, inherited: Inherited | None, late: Callable[[str], None] | None
@@ -178,13 +176,18 @@ class Transition:
 
         def failed(failure: Failure) -> None:
             failure.trap(ListenError)
-            line = _cannot_listen(opened, failure.value)
+            line = opened.listener.cannot_listen(failure.value)
             if in_time or late is None:
                 self.failures.append(line)
             else:
                 late(line)
 
-        opening = opened.open(self._running.reactor, inherited)
+        try:
+            opening = opened.open(self._running.reactor, inherited)
+        except BaseException:
+            _close_unused(None, inherited)
+            raise
+        opening.addBoth(_close_unused, inherited)
         self.begun.append(opened)
         self.openings.append(opening.addErrback(failed))
         in_time = False
@@ -202,7 +205,7 @@ class Transition:
 
         def give_up() -> None:
             reason = f"it is not open after {seconds:g} s"
-            self.failures += [_cannot_listen(opened, reason) for opened in waiting if opened.listening is None]
+            self.failures += [opened.listener.cannot_listen(reason) for opened in waiting if opened.listening is None]
             self._go_on()
 
         self._deadline = self._running.reactor.callLater(seconds, give_up)
@@ -231,7 +234,7 @@ class Transition:
             self._start_services()
             self._swap()
             self._exchange()
-            self.guests.start(self._undo, self._close_all)
+            self.guests.start(self._restore, self._close_all)
         except BaseException:
             self.undo()
             raise
@@ -239,11 +242,12 @@ class Transition:
 
     def undo(self) -> None:
         """Leave everything as it was."""
-        while self._undo:
-            try:
-                self._undo.pop()()
-            except ANYTHING:  # one that fails must not keep the others from it
-                _log.failure("what was begun could not be undone")
+        for steps in (self._undo, self._restore):
+            while steps:
+                try:
+                    steps.pop()()
+                except ANYTHING:  # one that fails must not keep the others from it
+                    _log.failure("what was begun could not be undone")
         running = self._running
         for old, restored in self.guests.restored.items():
             place = running.guests.index(old)
@@ -259,7 +263,8 @@ class Transition:
         for key in sorted(fresh, key=lambda key: key in adaptable):
             service, use = self._services[key], self.plan.uses[key]
             try:
-                if key in adaptable and not mistakes and self._reconfigure(self._running.services[key], use):
+                # Once something is wrong nobody is asked any more, and nothing started in his place.
+                if key in adaptable and (mistakes or self._reconfigure(self._running.services[key], use)):
                     continue
                 service.start()
                 self._undo.append(service.stop)
@@ -270,15 +275,15 @@ class Transition:
 
     def _reconfigure(self, service: RunningService, use: ServiceUse) -> bool:
         """Let a service that runs take other settings. Then the one that was built in its place is not wanted."""
-        before = service.use
+        # One that fails may have taken some of them.
+        self._undo.append(partial(service.reconfigure, service.use))
         if not service.reconfigure(use):
+            self._undo.pop()
             return False
-        self._undo.append(partial(service.reconfigure, before))
         unwanted, self._services[service.key] = self._services[service.key], service
         for opened in self._listeners:
             if opened is not None and opened.service is unwanted:
-                _, finally_ = opened.swap(opened.listener, service)
-                self._final.append(finally_)
+                self._change_service(opened, opened.listener, service)
         return True
 
     def _swap(self) -> None:
@@ -288,12 +293,15 @@ class Transition:
             service = self._services[listener.use]
             if service is running.service and listener.protocol == running.listener.protocol:
                 continue
-            try:
-                undo, finally_ = running.swap(listener, service)
-            except MistakeError as error:
-                raise MistakeError([f"{listener.place}{mistake}" for mistake in error.mistakes]) from error
-            self._undo.append(undo)
-            self._final.append(finally_)
+            self._change_service(running, listener, service)
+
+    def _change_service(self, running: RunningListener, listener: Listener, service: RunningService) -> None:
+        try:
+            undo, finally_ = running.swap(listener, service)
+        except MistakeError as error:
+            raise MistakeError([f"{listener.place}{mistake}" for mistake in error.mistakes]) from error
+        self._undo.append(undo)
+        self._final.append(finally_)
 
     def _exchange(self) -> None:
         """Close the ports that are in the way of new ones, and open these."""
@@ -302,28 +310,33 @@ class Transition:
                 self._close(old)
             for guest in self.guests.gone:
                 if guest.takes(opened.listener.address.kind, opened.listener.address.port):
-                    self.guests.close(guest, self._undo)
-            # Before what it stands in the way of is opened again, it has to be closed.
-            self._undo.append(opened.close)
+                    self.guests.close(guest, self._restore)
             self._begin_opening(opened, None, None)
             if opened.listening is None and not self.failures:
-                self.failures.append(_cannot_listen(opened, "it takes its time, and another port is in its way"))
+                self.failures.append(opened.listener.cannot_listen("it takes its time, and another port is in its way"))
             if self.failures:
                 raise MistakeError(self.failures)
 
     def _close(self, old: RunningListener) -> None:
         if old.listening is not None:
             old.close()
-            self._undo.append(partial(self._reopen, old))
+            self._restore.append(partial(self._reopen, old))
 
     def _close_all(self) -> None:
         for place in self.difference.closed:
             self._close(self._running.listeners[place])
 
     def _reopen(self, old: RunningListener) -> None:
-        old.open(self._running.reactor).addErrback(
-            lambda failure: _log.critical("{line}", line=_cannot_listen(old, failure.value))
-        )
+        def failed(failure: Failure) -> None:
+            _log.critical("{line}", line=old.listener.cannot_listen(failure.value))
+            # Not to be taken for one that is open: the next reload shall try again.
+            running = self._running
+            place = running.listeners.index(old)
+            del running.listeners[place]
+            remaining = running.plan.listeners[:place] + running.plan.listeners[place + 1 :]
+            running.plan = replace(running.plan, listeners=remaining)
+
+        old.open(self._running.reactor).addErrback(failed)
 
     def _commit(self) -> None:
         running, difference = self._running, self.difference
@@ -351,7 +364,7 @@ class Transition:
             closed = listeners[place]
             closed.close(take=closed not in self._shared)
             gates |= closed.gates
-        gone = [services[key] for key in difference.gone]
+        gone = [services[key] for key in difference.gone] + running.departures.hasten(difference.gone)
         # A port that it had may serve something else now.
         gates = gates.union(*(service.gates for service in gone))
         running.leave(gone, gates, self.guests.gone, self.plan.drain)
@@ -362,12 +375,7 @@ class Transition:
         running.prune()
 
 
-def _let_in(sockets: Sequence[Any], others: bool) -> None:
-    """Let others bind beside these sockets, or no more (socket(7), SO_REUSEPORT)."""
-    for bound in sockets:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, others)
-
-
-def _cannot_listen(opened: RunningListener, reason: object) -> str:
-    listener = opened.listener
-    return f"{listener.place}{label(listener)} cannot listen on {listener.address.text}: {reason}"
+def _close_unused(result: Any, inherited: Inherited | None = None) -> Any:
+    if isinstance(inherited, Room):
+        inherited.close()
+    return result

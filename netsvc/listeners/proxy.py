@@ -179,7 +179,11 @@ class _Reader(Protocol):
         if source and isinstance(transport, Server):
             # What Twisted's own log lines call it.
             transport.logstr = f"{transport._getLogPrefix(protocol)},{transport.sessionno},{source[0]}"
-        behind = _Behind(transport, rest, self._owner.clock) if rest else None
+        behind = None
+        if rest:
+            # Where the limits do not learn from the kernel how much was received.
+            transport.heard_before = True
+            behind = _Behind(transport, rest, self._owner.clock)
         protocol.makeConnection(transport)
         if behind is not None:
             behind.deliver()

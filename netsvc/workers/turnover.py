@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import _SystemdParser
 
+from netsvc.address import Address
 from netsvc.errors import MistakeError
 from netsvc.host.difference import compare, describe_changes, may_clash, same_socket
-from netsvc.listeners.inherited import Inherited
+from netsvc.host.room import Room
+from netsvc.listeners.certificates import CertificateError
+from netsvc.listeners.faults import explain
 from netsvc.listeners.opening import ListenError
 from netsvc.listeners.sockets import bound_socket
+from netsvc.listeners.tls import Certificates
 from netsvc.plan import Listener, Plan
 from netsvc.workers.briefing import Retirement
 from netsvc.workers.held import HeldPort, hold
@@ -62,8 +67,13 @@ class Turnover:
             key_files = read_key_files(listener.address)
             if place in kept:
                 found[place] = self._old_held[kept[place]]
-                # What root could read at the start, this user may not be able to.
-                key_files = {**self._old_key_files[kept[place]], **key_files}
+                if listener.address.tls is not None:
+                    # It warns of one that is not valid; a worker, which gets what was read here, does not.
+                    with suppress(CertificateError):
+                        Certificates(listener.address.tls, self._reactor)
+                if self._old.listeners[kept[place]].address.tls == listener.address.tls:
+                    # What root could read at the start, this user may not be able to.
+                    key_files = {**self._old_key_files[kept[place]], **key_files}
             self.key_files.append(key_files)
         free = {place: self._old_held[place] for place in self.difference.closed}
         for place in self.difference.opened:
@@ -71,9 +81,8 @@ class Turnover:
             same = [old for old in free if same_socket(self._old.listeners[old].address, listener.address)]
             try:
                 found[place] = free.pop(same[0]) if same else self._hold(listener)
-            except (ListenError, OSError) as error:
-                where = f"{listener.use} {listener.protocol} cannot listen on {listener.address.text}"
-                failures.append(f"{listener.place}{where}: {error}")
+            except ListenError as error:
+                failures.append(listener.cannot_listen(error))
         self.held = [found[place] for place in sorted(found)]
         for held in self.held:
             try:
@@ -85,7 +94,7 @@ class Turnover:
 
     def _hold(self, listener: Listener) -> HeldPort:
         address = listener.address
-        inherited = None
+        room = None
         for place in self.difference.closed:
             port = self._old_held[place].listening.port
             number = getattr(port.getHost(), "port", 0)
@@ -94,18 +103,26 @@ class Turnover:
                     raise ListenError(
                         "its place is still that of another listener; remove that one first, by a reload of its own"
                     )
-                # The old ones let others in, as there is one for each worker.
-                bound = bound_socket(address, beside=True)
-                inherited = Inherited([bound.detach()])
+                room = self._bind_beside(address)
                 break
         passed = _SystemdParser._sddaemon
         try:
-            held = hold(self._reactor, address, self.plan.workers, inherited)
+            held = hold(self._reactor, address, self.plan.workers, room)
         finally:
             # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
             _SystemdParser._sddaemon = passed
+            if room is not None:
+                room.close()
         self._undo.append(held.close)
         return held
+
+    @staticmethod
+    def _bind_beside(address: Address) -> Room:
+        # The old ones let others in, as there is one for each worker.
+        try:
+            return Room([bound_socket(address, beside=True).detach()])
+        except OSError as error:
+            raise ListenError(explain(error, address)) from error
 
     def _shrink(self) -> None:
         for held in self.held:
@@ -153,14 +170,18 @@ class Turnover:
         return [slot for slot in self.slots if slot.child is not None]
 
     def finish(self, old_slots: Sequence[Slot]) -> str:
-        """Have the new workers serve, and the old ones retire. Returns what changed, in one line."""
+        """Have the new workers serve, and the old ones retire. Returns what changed, in one line.
+
+        Raises `OSError` if the system has no room for their sockets; then `undo` is to be called.
+        """
         difference, count = self.difference, len(self._old.listeners)
         gone = [place for place in difference.closed if self._old_held[place] not in self.held]
+        # As long as this may fail, `undo` leaves everything as it was.
+        for held in self.held:
+            held.resize(self.plan.workers)
         # Ours first: a worker takes what waits for it, and then closes the port for good.
         for place in gone:
             self._old_held[place].close()
-        for held in self.held:
-            held.resize(self.plan.workers)
         for number, slot in enumerate(old_slots):
             closed = gone if number < self.plan.workers else range(count)
             slot.retire(Retirement(tuple(closed), difference.closed, self.plan.drain).to_line())

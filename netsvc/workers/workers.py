@@ -35,6 +35,10 @@ __all__ = ["Workers"]
 #: drain of 4 s.
 KILL_GRACE = 0.25
 
+#: Processes that have been replaced, and serve the connections they have, for as long as these last: a reload that
+#: would make more of them waits. Each has the memory of a process.
+MOST_LEAVING = 256
+
 _FAST = "netsvc.reactor"
 
 _log = Logger(namespace="netsvc")
@@ -125,8 +129,7 @@ class Workers(Service):
             try:
                 self._held.append(hold(self._reactor, listener.address, self.plan.workers))
             except ListenError as error:
-                where = f"{listener.use} {listener.protocol} cannot listen on {listener.address.text}"
-                failures.append(f"{listener.place}{where}: {error}")
+                failures.append(listener.cannot_listen(error))
         return failures
 
     def startService(self) -> None:
@@ -233,10 +236,14 @@ class Workers(Service):
             return fail(MistakeError([refusal]))
         load = load or self._load
         turnover = Turnover(self.plan, self._held, self._key_files, plan, self._reactor)
-        mistakes = examine(plan, load, self._reactor) + turnover.prepare()
-        if mistakes:
+        try:
+            if mistakes := examine(plan, load, self._reactor) + turnover.prepare():
+                raise MistakeError(mistakes)
+        except BaseException as error:
             turnover.undo()
-            return fail(MistakeError(mistakes))
+            if isinstance(error, MistakeError):
+                return fail(error)
+            raise
         self._turnover = turnover
         serving = _Serving(plan, turnover.held, turnover.key_files, held=True)
         starting = turnover.begin(partial(self._make_slot, serving))
@@ -249,6 +256,11 @@ class Workers(Service):
             return "it is still starting, and cannot be reloaded before it is ready"
         if self._turnover is not None:
             return "a reload is under way; wait until it is over"
+        if len(self._leaving) >= MOST_LEAVING:
+            return (
+                f"{len(self._leaving)} workers of earlier reloads still serve connections; "
+                "wait until they have ended, or start it anew"
+            )
         several = replace(plan, workers=2)
         # While the old worker and the new one serve, there are two.
         if plan.workers == 1 and undivided(several, {key: load(use) for key, use in plan.uses.items()}):
@@ -257,7 +269,11 @@ class Workers(Service):
 
     def _turned_over(self, _result: None, turnover: Turnover, serving: _Serving, load: Load) -> str:
         self._turnover = None
-        summary = turnover.finish(self._slots)
+        try:
+            summary = turnover.finish(self._slots)
+        except BaseException:
+            self._leaving += turnover.undo()
+            raise
         serving.held = False
         self._leaving += self._slots
         self.plan, self._load = turnover.plan, load
