@@ -185,11 +185,19 @@ def _proxy(arguments: Mapping[str, str], kind: Kind) -> Proxy:
         raise ValueError(f"proxy: has no argument {unknown[0]}; it takes trust and timeout")
     trust = tuple(item.strip() for item in arguments.get("trust", "").split(",") if item.strip())
     if not trust:
-        raise ValueError("proxy: needs trust=CIDR,…: the proxies that are believed, or unix")
+        raise ValueError(
+            "proxy: needs trust=CIDR,…: the proxies that are believed, or unix; write \\: for a colon, as in \\:\\:1"
+        )
     for item in trust:
         # Whoever can open a UNIX socket has been let in by the mode of its file.
         if item != "unix":
-            ipaddress.ip_network(item, strict=False)
+            try:
+                ipaddress.ip_network(item, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"trust={item}: it takes addresses and networks such as 10.0.0.0/8, and unix; "
+                    "write \\: for a colon, as in \\:\\:1"
+                ) from None
     try:
         timeout = float(arguments.get("timeout", _PROXY_TIMEOUT))
     except ValueError:
@@ -204,7 +212,7 @@ def _tls(text: str) -> Address:
     if unknown := sorted(arguments.keys() - {"port", "cert", "key", "directory", "interface"}):
         raise ValueError(f"tls: has no argument {unknown[0]}; it takes cert, key, directory and interface")
     if len(positional) > 2:
-        raise ValueError("too many parts after tls:")
+        raise ValueError("write tls:PORT:cert=FILE:key=FILE, and interface=ADDR for one address alone")
     cert, key, directory = (arguments.get(name) or None for name in ("cert", "key", "directory"))
     if bool(directory) == bool(cert or key) or (key and not cert):
         raise ValueError("tls: needs cert=FILE and key=FILE, or directory=DIR")

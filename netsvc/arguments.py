@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from netsvc.address import Address
 from netsvc.config.draft import PROCESS, Draft, Written, load_use
 from netsvc.config.reading import read_config
 from netsvc.discovery import Catalogue, nearest
@@ -52,24 +54,29 @@ OF_MANY = ("serve", "with", "config")
 _EMBEDDED = 'write a twistd plugin and its options as one word: --with "web --listen tcp:8080 --path public"'
 
 
-def read_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None = None) -> Plan:
+def read_arguments(
+    words: Sequence[str], catalogue: Catalogue, alone: str | None = None, in_use: Collection[Address] = ()
+) -> Plan:
     """Read `words` into a plan.
 
     With `alone`, the words are those of one service's own command: its options have no prefix, and a word
-    that is no option is an address of its default protocol. Raises `MistakeError` with every mistake.
+    that is no option is an address of its default protocol. Raises `MistakeError` with every mistake. The
+    certificates of addresses that are `in_use` are not read: they may not be readable any more, and need not be.
     """
-    plan, mistakes = survey_arguments(words, catalogue, alone)
+    plan, mistakes = survey_arguments(words, catalogue, alone, in_use)
     if mistakes:
         raise MistakeError(mistakes)
     return plan
 
 
-def survey_arguments(words: Sequence[str], catalogue: Catalogue, alone: str | None = None) -> tuple[Plan, list[str]]:
+def survey_arguments(
+    words: Sequence[str], catalogue: Catalogue, alone: str | None = None, in_use: Collection[Address] = ()
+) -> tuple[Plan, list[str]]:
     """Read `words` as `read_arguments` does; return the plan of what is right in them, and every mistake.
 
     A `--config` file is read anew each time. What the words say is added to it, and wins over it.
     """
-    draft = Draft(catalogue, alone)
+    draft = Draft(catalogue, alone, in_use=in_use)
     files = [] if alone else list(_values(words, "config"))
     if len(files) > 1:
         draft.mistakes.append("--config is given twice: one file has all")
@@ -99,7 +106,8 @@ def _nothing_to_run(alone: str | None, files: Sequence[str]) -> str:
         return f"{escape(files[0])}: nothing to run; write [services.echo] and below it tcp = 9001, for example"
     command = f"twistd -n netsvc-{alone}" if alone else "twistd -n netsvc"
     examples = ("9001",) if alone else EXAMPLES
-    return f"nothing to run; for example: {'  or  '.join(f'{command} {each}' for each in examples)}"
+    here = "" if alone or not os.path.exists("netsvc.toml") else "; or, as it is here: --config netsvc.toml"
+    return f"nothing to run; for example: {'  or  '.join(f'{command} {each}' for each in examples)}{here}"
 
 
 def _values(words: Sequence[str], name: str) -> Iterator[str]:
@@ -141,9 +149,12 @@ class _Reader:
         elif self._alone is not None:
             self._draft.listen(self._alone, "", word, Written(escape(word)))
         else:
-            self._mistake(
-                f"{escape(word) or 'an empty word'}: what is that? Write --<service> ADDRESS, such as --tcp 9001"
-            )
+            cure = "Write --<service> ADDRESS, such as --tcp 9001"
+            if word.endswith(".toml"):
+                cure = f"Write --config {escape(word)}"
+            elif re.fullmatch(r".+\.py:\w+", word):
+                cure = f"Write --serve {escape(word)}=9001"
+            self._mistake(f"{escape(word) or 'an empty word'}: what is that? {cure}")
 
     def _split(self, name: str) -> tuple[str, str] | None:
         """Split an option's name into the service's name and what follows it."""
@@ -178,7 +189,9 @@ class _Reader:
         elif name in _OF_PROCESS or (name in OF_MANY and self._alone is None):
             self._read_own_option(name, value)
         elif parts is None and name in _TWISTDS:
-            self._mistake(f"--{name} is an option of twistd: write it before the plugin's name")
+            self._mistake(
+                f"--{name} is an option of twistd: write it before the plugin's name, twistd -n --{name} … netsvc …"
+            )
         elif parts is None:
             known = [*self._draft.names(), *SHORTHANDS, *_OF_PROCESS, *OF_MANY, "list", "help"]
             # A mistyped service shows in its first word, a mistyped protocol or option in the whole.

@@ -120,7 +120,7 @@ def _span(text: str) -> Hours:
 def _names(value: Any) -> frozenset[str]:
     names = frozenset(_items(value))
     if unknown := sorted(names - {"all"} - LIMITS.keys() - {"dryrun"}):
-        raise ValueError(f"names of limits, or all; there is no limit {escape(unknown[0])}")
+        raise ValueError(f"there is no limit {escape(unknown[0])}; it takes names of limits, all")
     return names
 
 

@@ -79,13 +79,14 @@ def makeService(options: Options) -> IService:
         root = _RootWorkers(options.plan, load, warnings=warnings, reactor_chosen=_has_chosen_reactor(options))
     root.twistd_options = parent = options.parent
     chroot = None if parent is None else parent.get("chroot")
-    root.read = from_directory(partial(_read_again, options.words, options.alone), options.directory, chroot)
+    root.read = from_directory(partial(_read_again, options.words, options.alone, root), options.directory, chroot)
     return root
 
 
-def _read_again(words: Sequence[str], alone: str | None) -> tuple[Plan, Load]:
+def _read_again(words: Sequence[str], alone: str | None, root: Reloading) -> tuple[Plan, Load]:
     catalogue = discover()
-    return read_arguments(words, catalogue, alone), partial(load_use, catalogue=catalogue)
+    in_use = [listener.address for listener in root.plan.listeners]
+    return read_arguments(words, catalogue, alone, in_use), partial(load_use, catalogue=catalogue)
 
 
 class _Root(Reloading, LogsText):

@@ -263,6 +263,20 @@ def test_nothing_to_run_is_a_mistake_with_examples() -> None:
     assert mistake("--drain", "1").startswith("nothing to run; for example: ")
 
 
+def test_a_file_of_the_usual_name_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "--config" not in mistake()
+    (tmp_path / "netsvc.toml").touch()
+    assert mistake().endswith("; or, as it is here: --config netsvc.toml")
+
+
+def test_the_certificates_of_addresses_that_are_in_use_are_not_read(tmp_path: Path) -> None:
+    words = ["--tcp", f"tls:9001:cert={tmp_path}/none.pem"]
+    assert "none.pem" in mistake(*words)
+    address = parse_address(words[1], "stream")
+    assert read_arguments(words, catalogue(), in_use=[address]).listeners[0].address == address
+
+
 def test_the_examples_are_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "public").mkdir()
@@ -397,7 +411,12 @@ def test_a_use_is_loaded_by_name_or_from_where_it_says() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--pidfile", "x"), "--pidfile is an option of twistd: write it before the plugin's name"),
+        (
+            ("--pidfile", "x"),
+            "--pidfile is an option of twistd: write it before the plugin's name, twistd -n --pidfile … netsvc …",
+        ),
+        (("./n.toml",), "./n.toml: what is that? Write --config ./n.toml"),
+        (("./kv.py:KV",), "./kv.py:KV: what is that? Write --serve ./kv.py:KV=9001"),
         (("-n",), "-n is no option here; those of twistd go before the plugin's name"),
     ],
 )

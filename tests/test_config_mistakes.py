@@ -287,3 +287,12 @@ def test_a_draft_starts_with_nothing() -> None:
     draft.judge()
     assert draft.mistakes == []
     assert MistakeError(draft.mistakes).mistakes == ()
+
+
+def test_of_very_many_mistakes_so_many_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "netsvc.toml"
+    file.write_text("".join(f"x{number} = 1\n" for number in range(5000)))
+    _, mistakes = survey_arguments(["--config", str(file)], catalogue())
+    told = [mistake for mistake in mistakes if "there is no such key" in mistake]
+    assert len(told) == len(mistakes) - 1 == 100
+    assert f"{file}: that is enough; mend these 100 mistakes, and see what is left" in mistakes

@@ -135,7 +135,8 @@ def test_an_unknown_command_and_none_are_refused_and_shown_safely(request_: byte
     asked = Asked()
     protocol, transport = asked.connect()
     protocol.dataReceived(request_)
-    assert read_answer(transport.value()) == Answer(1, [f"there is no command {shown}; there are now, later, fail"])
+    line = f"{shown or 'nothing'}: there is no such command; there are now, later, fail"
+    assert read_answer(transport.value()) == Answer(1, [line])
     asked.end(protocol)
 
 
@@ -181,12 +182,20 @@ def test_so_many_requests_at_a_time() -> None:
     asked = Asked()
     connections = [asked.connect() for _ in range(MOST_REQUESTS)]
     protocol, transport = asked.connect()
-    assert transport.aborted
     protocol.dataReceived(b"now\n")
-    assert transport.value() == b""
+    assert read_answer(transport.value()) == Answer(1, ["more than 8 commands at a time; try again"])
     for each in (*connections, (protocol, transport)):
         each[0].connectionLost(None)
-    assert not asked.connect()[1].aborted
+    assert asked.connect()[1].value() == b""
+
+
+def test_those_who_may_not_ask_take_no_place() -> None:
+    asked = Asked()
+    others = [asked.connect(4242) for _ in range(2 * MOST_REQUESTS)]
+    assert all(transport.aborted for _, transport in others)
+    protocol, transport = asked.connect()
+    protocol.dataReceived(b"now\n")
+    assert read_answer(transport.value()).status == 0
 
 
 def test_an_answer_is_bounded() -> None:

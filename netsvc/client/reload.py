@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+from contextlib import suppress
 
 import click
 
@@ -16,6 +18,8 @@ __all__ = ["ask", "command"]
 
 #: Seconds. A reload starts every worker anew, and an endpoint may take its time.
 PATIENCE = 120.0
+#: How often it is tried to be heard, and the seconds in between.
+_TRIES, _PAUSE = 100, 0.05
 
 
 def ask(config: str, request: str) -> Answer:
@@ -27,27 +31,48 @@ def ask(config: str, request: str) -> Answer:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             try:
-                connection.connect(name)
+                _connect(connection, name)
             except ConnectionRefusedError:
                 continue
+            except OSError:
+                raise ClientError(f"the process that runs with {shown} has no time; try again") from None
             try:
-                _check(connection)
+                _check(connection, config)
                 connection.sendall(f"{request}\n".encode())
                 return read_answer(_read(connection))
             except TimeoutError:
                 raise ClientError(f"the process that runs with {shown} does not answer; its log may say why") from None
             except (OSError, ValueError):
                 raise ClientError(
-                    f"the process that runs with {shown} closed the connection: it answers its own user, and root"
+                    f"the process that runs with {shown} closed the connection: it answers its own user, and root, "
+                    "and can do so only while it may open files"
                 ) from None
     missing = "" if os.path.exists(config) else ", and there is no such file"
     raise ClientError(f"no process runs with --config {shown}{missing}; name the file that it was started with")
 
 
-def _check(connection: socket.socket) -> None:
-    """Raise `ClientError` if somebody else has taken the name."""
-    if (user := peer_user(connection)) not in (0, os.geteuid()) and os.geteuid() != 0:
+def _connect(connection: socket.socket, name: str) -> None:
+    for _ in range(_TRIES):
+        try:
+            connection.connect(name)
+            return
+        except BlockingIOError:
+            # Too many others wait to be heard.
+            time.sleep(_PAUSE)
+    raise TimeoutError
+
+
+def _check(connection: socket.socket, config: str) -> None:
+    """Raise `ClientError` if somebody else has taken the name; warn root, who may ask anybody's process."""
+    user = peer_user(connection)
+    if user in (0, os.geteuid()):
+        return
+    if os.geteuid() != 0:
         raise ClientError(f"the process that answers is that of user {user}; ask as that user, or as root")
+    with suppress(OSError):
+        if os.stat(config).st_uid == user:
+            return
+    click.echo(f"netsvc: warning: the process that answers is that of user {user}", err=True)
 
 
 def _read(connection: socket.socket) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +76,8 @@ class Draft:
 
     catalogue: Catalogue
     alone: str | None = None
+    #: Addresses that this process listens on, whose certificates it has.
+    in_use: Collection[Address] = ()
     mistakes: list[str] = field(default_factory=list)
     uses: dict[str, ServiceUse] = field(default_factory=dict)
     #: Services of the file that cannot be used.
@@ -172,7 +174,8 @@ class Draft:
         self.addressed.add(key)
         try:
             address = parse_address(text, kind)
-            check_address(address)
+            if address not in self.in_use:
+                check_address(address)
         except ValueError as error:
             self.mistakes.append(written.mistake(error))
             return

@@ -36,6 +36,12 @@ _SUBSTITUTION = re.compile(r"\$(?:\$|\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(
 #: No value is as large, and beyond some thousand digits Python refuses to write one.
 _LARGEST_NUMBER = 1 << 64
 _BOOLEANS = {"true": True, "false": False}
+#: Nobody reads more, and to look for the word that was meant takes its time.
+MOST_MISTAKES = 100
+
+
+class _EnoughError(Exception):
+    """There are as many mistakes as are told."""
 
 
 def read_config(path: str, draft: Draft, environment: Mapping[str, str] = os.environ) -> None:
@@ -56,7 +62,10 @@ def read_config(path: str, draft: Draft, environment: Mapping[str, str] = os.env
     except ValueError as error:
         draft.mistakes.append(f"{shown}:{_syntax_mistake(str(error), text)}")
     else:
-        _Reader(shown, places, draft, environment).read(table)
+        try:
+            _Reader(shown, places, draft, environment).read(table)
+        except _EnoughError:
+            draft.mistakes.append(f"{shown}: that is enough; mend these {MOST_MISTAKES} mistakes, and see what is left")
 
 
 def _read(path: str) -> bytes:
@@ -131,6 +140,8 @@ class _Reader:
         return Written(".".join(parts), f"{self._shown}:{self._places.line(path)}: ")
 
     def _mistake(self, path: Path, what: object) -> None:
+        if len(self._draft.mistakes) >= MOST_MISTAKES:
+            raise _EnoughError
         self._draft.mistakes.append(self._written(path).mistake(what))
 
     def _table(self, path: Path, value: object, form: str) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from netsvc.hush import hushed
 from netsvc.listeners.opening import Listening
+from netsvc.listeners.sockets import BACKLOG
 from netsvc.text import escape
 
 __all__ = ["LONGEST_ANSWER", "Answer", "Control", "control_names", "peer_user", "read_answer"]
@@ -119,7 +120,8 @@ class Control:
                 with socket.socket(socket.AF_UNIX) as bound:
                     bound.setblocking(False)
                     bound.bind(name)
-                    bound.listen(MOST_REQUESTS)
+                    # Others may connect as well, and are closed: they shall not keep out who may ask.
+                    bound.listen(BACKLOG)
                     self._ports.append(
                         hushed(self._reactor.adoptStreamPort, bound.fileno(), socket.AF_UNIX, self._factory)
                     )
@@ -149,10 +151,15 @@ class _Requests(Protocol):
         self._request: bytearray | None = bytearray()
         self._open = self.factory.open
         self._deadline = self.factory.clock.callLater(PATIENCE, self.transport.abortConnection)
-        if len(self._open) >= MOST_REQUESTS or not self._may_ask():
+        if not self._may_ask():
             self._request = None
             self.transport.abortConnection()
+            return
         self._open.add(self)
+        if len(self._open) > MOST_REQUESTS:
+            self._request = None
+            self._deadline.cancel()
+            self._answer(Answer(1, [f"more than {MOST_REQUESTS} commands at a time; try again"]))
 
     def _may_ask(self) -> bool:
         try:
@@ -173,7 +180,9 @@ class _Requests(Protocol):
         command = self.factory.commands.get(words[0]) if words else None
         if command is None:
             known = ", ".join(self.factory.commands)
-            self._answer(Answer(1, [f"there is no command {escape(' '.join(words[:1]))}; there are {known}"]))
+            self._answer(
+                Answer(1, [f"{escape(' '.join(words[:1])) or 'nothing'}: there is no such command; there are {known}"])
+            )
             return
         maybeDeferred(command, words[1:]).addErrback(self._failed).addCallback(self._answer)
 
