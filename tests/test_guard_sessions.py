@@ -188,6 +188,21 @@ def test_datagrams_a_second_are_limited_for_each_peer() -> None:
     assert world.send(*[(b"x", ONE)] * 5) == [b"x"]
 
 
+def test_the_rates_of_a_peer_are_the_same_from_whatever_ports_it_sends() -> None:
+    world = World(datagrams=5)
+    ports = [(b"x", ("192.0.2.1", port)) for port in range(1, 41)]
+    assert len(world.send(*ports, (b"y", TWO))) == 6
+    world = World(read=1000)
+    big = b"x" * 60_000
+    assert world.send((big, ("2001:db8::1", 1)), (big, ("2001:db8::2", 2)), (big, ("2001:db8:0:1::", 3))) == [big, big]
+
+
+def test_what_is_set_goes_before_what_the_service_says_of_itself() -> None:
+    world = World(3, verified=True, amplify=1)
+    assert world.send((b"abc", ONE)) == [b"abc"]
+    assert world.counts == {"amplify": 2}
+
+
 def test_of_many_in_one_go_exactly_so_many_pass() -> None:
     world = World(datagrams=100, write=100_000)
     assert len(world.send(*[(b"x", ONE)] * 300)) == 100

@@ -38,6 +38,8 @@ class Level:
         self.name = name
         self.limits: Limits = {}
         self._defaults = defaults
+        #: The names of those that were set here.
+        self.chosen: frozenset[str] = frozenset()
         self._clock = clock
         self._ledgers: dict[Kind, Ledger] = {
             "stream": Ledger("stream", localtime),
@@ -80,6 +82,7 @@ class Level:
     def _become(self, limits: Limits, chosen: Collection[str], access: Access | None) -> None:
         now = self._clock.seconds()
         self.limits = limits
+        self.chosen = frozenset(chosen)
         for ledger in self._ledgers.values():
             ledger.change(limits, chosen, access, now)
         before, self._buckets = self._buckets, {}

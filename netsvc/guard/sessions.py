@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from netsvc.guard.bandwidth import Rate, shared_rates
 from netsvc.guard.buckets import Bucket
@@ -48,6 +49,7 @@ class Session:
         "gate",
         "granted",
         "peer_key",
+        "pool",
         "reads",
         "unsent",
         "used",
@@ -66,8 +68,20 @@ class Session:
         self.granted = -1
         self.used = 0
         self.unsent: float = 0
+        self.pool: _Pool | None = None
         self.reads: Sequence[Rate] = ()
         self.writes: Sequence[Rate] = ()
+
+
+class _Pool:
+    """The rates of one peer, which all of its sessions share, whatever ports it sends from."""
+
+    __slots__ = ("__weakref__", "gate", "reads", "writes")
+
+    def __init__(self, gate: Gate, reads: Sequence[Rate], writes: Sequence[Rate]) -> None:
+        self.gate = gate
+        self.reads = reads
+        self.writes = writes
 
 
 class Sessions:
@@ -84,6 +98,8 @@ class Sessions:
         self._turn: Any = None
         self._batch = 0
         self._granted: list[Session] = []
+        #: By the keys of peers, those of UNIX sockets by their addresses. One is there as long as a session has it.
+        self._pools: WeakValueDictionary[Any, _Pool] = WeakValueDictionary()
         self._gate = gate
         self.gate = gate
 
@@ -99,7 +115,9 @@ class Sessions:
         self._gate = gate
         levels = [level.limits for level in gate.levels]
         amplify, self._amplify_reported = in_force(levels, "amplify")
-        if self._unbounded is not (self._verified or amplify is None):
+        # What somebody has set for this service goes before what the service says of itself.
+        verified = self._verified and not any("amplify" in level.chosen for level in gate.levels)
+        if self._unbounded is not (verified or amplify is None):
             self._unbounded = not self._unbounded
             for session in self._all():
                 session.credit = math.inf if self._unbounded else 0
@@ -151,15 +169,22 @@ class Sessions:
         session = Session(address, gate, key, now)
         if self._unbounded:
             session.credit = math.inf
-        session.reads = self._shared_reads
-        if self._own_reads:
-            session.reads = (*_buckets(self._own_reads, now), *session.reads)
-        session.writes = self._shared_writes
-        if self._own_writes:
-            session.writes = (*_buckets(self._own_writes, now), *session.writes)
+        if self._own_reads or self._own_writes:
+            session.pool = pool = self._pool(key or address, now)
+            session.reads, session.writes = pool.reads, pool.writes
+        else:
+            session.reads, session.writes = self._shared_reads, self._shared_writes
         if self._turn is None:
             self._turn = self._clock.callLater(self._half, self._turn_over)
         return session
+
+    def _pool(self, key: Any, now: float) -> _Pool:
+        pool = self._pools.get(key)
+        if pool is None or pool.gate is not self._gate:
+            reads = (*_buckets(self._own_reads, now), *self._shared_reads)
+            writes = (*_buckets(self._own_writes, now), *self._shared_writes)
+            pool = self._pools[key] = _Pool(self._gate, reads, writes)
+        return pool
 
     def forget_one(self) -> None:
         """Forget one of those that have been silent longest, if there is any."""

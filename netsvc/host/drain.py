@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from netsvc.guard import Connection, Guard
+from netsvc.guard.ending import abort, end
 from netsvc.guard.gate import Gate
 
 __all__ = ["ABORT_GRACE", "CLOSE_GRACE", "Asked", "Drain", "count_connections"]
@@ -140,14 +141,14 @@ class Drain:
         self._closed = self._census()
         self._step = self._clock.callLater(CLOSE_GRACE, self._abort)
         for connection in self._live():
-            _close(connection.transport)
+            end(connection.transport)
         self.look()
 
     def _abort(self) -> None:
         self._aborted = self._census()
         self._step = self._clock.callLater(ABORT_GRACE, self._finish)
         for connection in self._live():
-            getattr(connection.transport, "abortConnection", connection.transport.loseConnection)()
+            abort(connection.transport)
         self.look()
 
     def _finish(self) -> None:
@@ -165,17 +166,6 @@ class Drain:
         if self._aborted:
             parts.append(f"cut off: {_count(self._aborted)}")
         return "; ".join(parts)
-
-
-def _close(transport: Any) -> None:
-    """Send all that was written and then an orderly end."""
-    # To half-close still reads what the peer was about to say: to close with bytes unread would reset the
-    # connection under what was just sent. TLS has no such thing, and a wrapper would pass the call on to what
-    # it wraps, under the TLS: so the class must have it, and the transport be in plain text.
-    if hasattr(type(transport), "loseWriteConnection") and not getattr(transport, "TLS", False):
-        transport.loseWriteConnection()
-    else:
-        transport.loseConnection()
 
 
 def count_connections(count: int) -> str:
