@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from zope.interface import implementer
 
 from netsvc.address import TLS, parse_address
 from netsvc.listeners.certificates import (
+    LONGEST_CHAIN,
     LONGEST_FILE,
     MOST_CERTIFICATES,
     CertificateError,
@@ -28,7 +31,7 @@ from netsvc.listeners.opening import ListenError, check_address, listen
 from netsvc.listeners.tls import Certificates, check_tls
 from tests.logs import Lines, collected
 from tests.loopback import reactor
-from tests.pems import BROKEN, Handshake, Pem, pair, plain_factory, serial, small_rsa, write_directory
+from tests.pems import BROKEN, KEY, Handshake, Pem, pair, plain_factory, rewrite, serial, small_rsa, write_directory
 
 lines = pytest.fixture(collected)
 
@@ -128,6 +131,146 @@ def test_a_key_that_openssl_finds_too_small_is_a_line(tmp_path: Path, clock: Clo
     cert, key = small.write(tmp_path)
     with pytest.raises(CertificateError, match=r"a.crt: OpenSSL refuses it \(.*too small\)"):
         Certificates(pair((cert, key)), clock)
+
+
+def _chain(length: int) -> tuple[Pem, bytes]:
+    """Make a certificate and a chain for it of so many bytes in DER form."""
+    first = Pem("example.org", key=KEY)
+    chain, left = first.cert, length - _der(first.cert)
+    link = Pem(*(f"{'x' * 50}{number}.example.org" for number in range(50)), key=KEY).cert
+    while left >= 2 * _der(link):
+        chain, left = chain + link, left - _der(link)
+    # One that fills what is left.
+    for filling in range(left):
+        last = Pem("y" * 60, "x" * filling, key=KEY).cert
+        if _der(last) >= left:
+            break
+    return first, chain + last
+
+
+def _der(pem: bytes) -> int:
+    return len(ssl.PEM_cert_to_DER_cert(pem.decode()))
+
+
+def test_the_longest_chain_is_served_and_a_longer_one_is_a_line(tmp_path: Path, clock: Clock, lines: Lines) -> None:
+    cert, key = Pem("example.org", key=KEY).write(tmp_path)
+    # A signature is a few bytes longer or shorter by chance.
+    first, chain = _chain(LONGEST_CHAIN - 20)
+    cert.write_bytes(chain)
+    certificates = Certificates(pair((cert, key)), clock)
+    assert serial(certificates) == first.serial
+    _, longer = _chain(LONGEST_CHAIN + 20)
+    rewrite(cert, longer)
+    clock.advance(1)
+    assert serial(certificates) == first.serial
+    [line] = lines
+    assert re.fullmatch(
+        re.escape(str(cert)) + r": the chain of \d+ certificates has 28[67]\d\d bytes, more than 28672; "
+        "keep the first, and those that sign it; the certificate before it stays in use",
+        line,
+    )
+    with pytest.raises(CertificateError, match="the chain of"):
+        check_tls(pair((cert, key)))
+
+
+def _nothing(path: Path) -> None:
+    path.with_suffix(".key").unlink()
+    path.write_bytes(b"")
+
+
+def _no_key(path: Path) -> None:
+    path.with_suffix(".key").write_bytes(b"")
+
+
+def _another_key(path: Path) -> None:
+    path.with_suffix(".key").write_bytes(BROKEN["another key"][1] or b"")
+
+
+def _broken_key(path: Path) -> None:
+    path.with_suffix(".key").write_bytes(BROKEN["broken key"][1] or b"")
+
+
+def _passphrase(path: Path) -> None:
+    path.with_suffix(".key").write_bytes(BROKEN["a passphrase"][1] or b"")
+
+
+def _broken(path: Path) -> None:
+    path.write_bytes(BROKEN["cut"][0] or b"")
+
+
+def _too_long(path: Path) -> None:
+    path.write_bytes(_chain(LONGEST_CHAIN + 20)[1])
+
+
+def _too_small(path: Path) -> None:
+    Pem("example.org", key=small_rsa()).write(path.parent, path.stem)
+
+
+def _expired(path: Path) -> None:
+    Pem("example.org", days=(-30, -1)).write(path.parent, path.stem)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _nothing,
+        _no_key,
+        _another_key,
+        _broken_key,
+        _passphrase,
+        _broken,
+        _too_long,
+        _too_small,
+        _expired,
+        _folder,
+        Path.unlink,
+    ],
+)
+def test_no_name_of_a_file_gets_raw_into_a_line(
+    spoil: Callable[[Path], None], tmp_path: Path, clock: Clock, lines: Lines
+) -> None:
+    evil = f"evil\x1b[31m\n\u202e{os.fsdecode(bytes([255]))}"
+    escaped = r"evil\x1b[31m\n\u202e\xff"
+    folder = tmp_path / evil
+    folder.mkdir()
+    Pem("good.example.org").write(folder, "good")
+    certificates = Certificates(TLS(directory=str(folder)), clock)
+    cert, key = Pem("example.org").write(folder, evil)
+    clock.advance(1)
+    certificates.look()
+    spoil(cert)
+    clock.advance(1)
+    certificates.look()
+    key.unlink(missing_ok=True)
+    folder.rename(tmp_path / "moved")
+    certificates.look()
+    assert len(lines) == (4 if spoil is _expired else 3)
+    for line in lines:
+        # Once, and not again where the line is made.
+        assert line.startswith(f"{tmp_path}/{escaped}"), line
+        assert line.isprintable()
+        assert r"\\" not in line
+
+
+def test_the_names_in_a_mistake_are_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb"
+    with pytest.raises(CertificateError, match=r"/a\\nb: No such file"):
+        check_tls(TLS(directory=str(folder)))
+    folder.mkdir()
+    with pytest.raises(CertificateError, match=r"/a\\nb: no certificate"):
+        check_tls(TLS(directory=str(folder)))
+    for number in range(MOST_CERTIFICATES + 1):
+        (folder / f"{number}.pem").touch()
+    with pytest.raises(CertificateError, match=r"/a\\nb: more than"):
+        check_tls(TLS(directory=str(folder)))
+    # A long path is shown whole: the file is named at its end.
+    with pytest.raises(CertificateError, match=r"/x{250}/y{250}: No such file"):
+        read_file(f"{tmp_path}/{'x' * 250}/{'y' * 250}")
 
 
 def test_a_directory_without_certificates_or_with_too_many_is_a_mistake(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
@@ -123,6 +123,15 @@ def test_a_port_that_is_gone_before_the_reactor_runs_leaves_no_socket_file(tmp_p
     for each in listening:
         each.abandon()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_in_a_place_is_escaped() -> None:
+    class Port:
+        def getHost(self) -> UNIXAddress:
+            return UNIXAddress("\0a\x1b[31m\nb")
+
+    port: Any = Port()
+    assert Listening(port).place() == r"\x00a\x1b[31m\nb"
 
 
 def test_a_port_of_an_endpoint_plugin_is_stopped_as_it_can_be() -> None:

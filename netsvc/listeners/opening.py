@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
+import traceback
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import udp
+from twisted.internet import tcp, udp, unix
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import _SystemdParser, serverFromString
 from twisted.internet.error import CannotListenError, ConnectionDone
@@ -23,6 +25,7 @@ from twisted.python.failure import Failure
 from netsvc.address import Address
 from netsvc.discovery import describe
 from netsvc.hush import AcceptLog
+from netsvc.listeners.certificates import shown
 from netsvc.listeners.faults import explain
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.proxy import ProxyFactory
@@ -90,16 +93,24 @@ class Listening:
             try:
                 port.connectionLost(Failure(ConnectionDone()))
                 self._remove(None)
-            except OSError:
+            except (OSError, ValueError):
                 self._not_closed(Failure())
         else:
             self.stop()
 
     def _not_closed(self, failure: Failure) -> None:
         error = failure.value
+        port: Any = self.port
+        if isinstance(port, unix.Port) and port.connected:
+            # Twisted begins with the file, then the lock, and stops where one cannot be removed.
+            _release(port)
+            tcp.Port.connectionLost(port, Failure(ConnectionDone()))
+            if isinstance(error, FileNotFoundError):
+                # Somebody has removed it for us.
+                return
         if isinstance(error, PermissionError):
             # After --uid the directory of a socket file may not be ours to change; the next start takes it over.
-            _log.warn("{path} is left behind: {reason}", path=os.fsdecode(error.filename), reason=error.strerror)
+            _log.warn("{path} is left behind: {reason}", path=shown(os.fsdecode(error.filename)), reason=error.strerror)
         else:
             _log.failure("a port failed to close", failure)
 
@@ -108,14 +119,35 @@ class Listening:
             Path(self._path).unlink(missing_ok=True)
 
 
+def _release(port: unix.Port) -> None:
+    """Give up the lock of a UNIX socket, if it is ours: while this process runs, nobody could listen there again."""
+    lock: Any = port.lockFile
+    if lock is not None and lock.locked:
+        with suppress(OSError, ValueError):
+            lock.unlock()
+
+
+def _release_failed(error: BaseException) -> None:
+    """Do that for a port that failed to open, and close its socket.
+
+    Nobody has got hold of either but Twisted's code that raised `error`.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        port, bound = frame.f_locals.get("self"), frame.f_locals.get("skt")
+        if isinstance(port, unix.Port):
+            _release(port)
+            if isinstance(bound, socket.socket):
+                bound.close()
+
+
 def _place(port: IListeningPort) -> str:
     host: Any = port.getHost()
     name = getattr(host, "name", None)
     if name is not None:
-        return os.fsdecode(name)
+        return shown(os.fsdecode(name))
     # Only a listener for every interface has this address: it serves IPv4 through the same socket.
-    shown = "*" if host.host == "::" and _serves_ipv4(port) else host.host
-    return f"[{shown}]:{host.port}" if ":" in shown else f"{shown}:{host.port}"
+    name = "*" if host.host == "::" and _serves_ipv4(port) else host.host
+    return f"[{name}]:{host.port}" if ":" in name else f"{name}:{host.port}"
 
 
 def _serves_ipv4(port: Any) -> bool:
@@ -176,7 +208,11 @@ def _listen(
             opening = _endpoint(address, inherited.over(reactor) if inherited else reactor).listen(protocol)
             if address.proxy is not None:
                 _expect_headers(opening, address, reactor, refused)
-            port = yield opening
+            try:
+                port = yield opening
+            except Exception as error:
+                _release_failed(error)
+                raise
             _use_own_transports(getattr(port, "factory", None))
         elif address.scheme == "unixgram":
             path = address.arguments["path"]
@@ -253,7 +289,7 @@ def _endpoint(address: Address, reactor: Any) -> Any:
         raise ValueError(f"{error}{_form(address)}") from None
     except OSError as error:
         # The certificate that ssl: names, or the one that it looks for if none is named.
-        raise ValueError(f"{error.filename}: {error.strerror}{_form(address)}") from None
+        raise ValueError(f"{shown(str(error.filename))}: {error.strerror}{_form(address)}") from None
     except Exception as error:  # noqa: BLE001  (an endpoint plugin, or OpenSSL, may raise anything)
         if address.scheme == "ssl":
             raise ValueError(f"no key and certificate in PEM form that fit{_form(address)}") from None

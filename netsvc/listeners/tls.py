@@ -20,12 +20,23 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from netsvc.address import TLS
-from netsvc.listeners.certificates import CarriedTLS, CertificateError, Identity, Place, find_places, read_identity
+from netsvc.listeners.certificates import (
+    MOST_CERTIFICATES,
+    CarriedTLS,
+    CertificateError,
+    Identity,
+    Place,
+    find_places,
+    read_identity,
+    shown,
+)
 
 __all__ = ["LOOK_INTERVAL", "Certificates", "TLSTransport", "check_tls", "make_context"]
 
 #: Seconds between two looks at the files, and only when connections come.
 LOOK_INTERVAL = 1.0
+#: Certificates read in one look, as nothing is served meanwhile: each takes half a millisecond.
+MOST_AT_ONCE = 50
 
 #: Of TLS 1.2 those with forward secrecy and authenticated encryption (RFC 9325, section 4.2); those of TLS 1.3 all are.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -102,6 +113,8 @@ class _Certificate:
         #: What the files were, and whether that is in force.
         self.stamp: Any = None
         self.current = False
+        #: The look that tried them last.
+        self.tried = 0
         #: What was said last of files that cannot be used, and of which.
         self.complaint: Any = None
 
@@ -110,7 +123,7 @@ class _Certificate:
         try:
             self.context = make_context(identity, self._choose)
         except SSL.Error as error:
-            raise CertificateError(f"{self.place.cert}: OpenSSL refuses it ({_reason(error)})") from None
+            raise CertificateError(f"{shown(self.place.cert)}: OpenSSL refuses it ({_reason(error)})") from None
         self.identity = identity
 
     def read(self) -> None:
@@ -119,6 +132,15 @@ class _Certificate:
         self.stamp = _stamp(self.place)
         self.use(read_identity(self.place))
         self.current = True
+
+    def is_stale(self) -> bool:
+        """Tell whether the files are to be read."""
+        stamp = _stamp(self.place)
+        if stamp == self.stamp and len(stamp[0]) == 1:
+            # There is nothing, which was said already.
+            return False
+        # What could not be used is tried each time: a file that was being written need not look different after.
+        return not self.current or stamp != self.stamp
 
     def warn_of_expiry(self) -> None:
         """Log that the certificate is not valid, if that is so."""
@@ -133,7 +155,7 @@ class _Certificate:
             return
         _log.warn(
             "{path}: the certificate {what} {date:%Y-%m-%d %H:%M} UTC; clients will refuse it",
-            path=self.place.cert,
+            path=shown(self.place.cert),
             what=what,
             date=date,
         )
@@ -149,6 +171,7 @@ def _stamp(place: Place) -> tuple[tuple[int, ...], ...]:
 
 
 def _file_stamp(path: str) -> tuple[int, ...]:
+    """Return three numbers for a file, and one if there is none."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -171,8 +194,9 @@ class Certificates:
     for no name, or for an unknown one, gets the certificate called `default`, or the first by the names of the files.
 
     The files are looked at when a connection comes, at most once in `LOOK_INTERVAL` seconds of `clock`. What has been
-    renewed is used from then on. What cannot be used is logged, once for each change, and the certificate before it
-    stays; so does one whose files are gone.
+    renewed is used from then on; beyond `MOST_AT_ONCE`, the rest is read at the next look. What cannot be used is
+    logged, once for each change, and the certificate before it stays; so does one whose files are gone, until there
+    are more than `MOST_CERTIFICATES` in force: then those that went first are forgotten.
 
     Raises `CertificateError` if a certificate cannot be used to begin with; but with `CarriedTLS`, where it may be
     that the files can no longer be read, what has been carried along is used instead.
@@ -182,6 +206,9 @@ class Certificates:
         self._tls = tls
         self._clock = clock
         self._looked = clock.seconds()
+        self._looks = 0
+        #: What is in force though it is gone from the directory, in the order in which it went.
+        self._gone: dict[str, None] = {}
         self._complaint: str | None = None
         self._by_place: dict[str, _Certificate] = {}
         self._by_name: dict[str, _Certificate] = {}
@@ -219,17 +246,34 @@ class Certificates:
             certificate.warn_of_expiry()
 
     def look(self) -> None:
-        """Look at the files now, and take what has been renewed."""
+        """Look at the files now, and take what has been renewed; see `MOST_AT_ONCE`."""
         self._looked = self._clock.seconds()
-        changed = False
+        self._looks += 1
+        stale: list[_Certificate] = []
         for place in self._places():
             certificate = self._by_place.setdefault(place.name, _Certificate(place, self._chooses))
             certificate.place = place
-            # What could not be used is tried each time: a file that was being written need not look different after.
-            if not certificate.current or _stamp(place) != certificate.stamp:
-                changed |= self._renew(certificate)
+            if certificate.is_stale():
+                stale.append(certificate)
+        # Many that never can be used must not keep the others from being read.
+        stale.sort(key=lambda each: each.tried)
+        changed = False
+        for certificate in stale[:MOST_AT_ONCE]:
+            certificate.tried = self._looks
+            changed |= self._renew(certificate)
         if changed:
+            self._forget()
             self._index()
+
+    def _forget(self) -> None:
+        """Forget of those that are gone what is beyond the limit."""
+        in_force = sum(each.identity is not None for each in self._by_place.values())
+        # So there is always another one to serve.
+        beyond = list(self._gone)[: max(0, in_force - MOST_CERTIFICATES)]
+        for name in beyond:
+            del self._by_place[name], self._gone[name]
+        if beyond:
+            _log.info("{count} certificates whose files are gone are not in use any more", count=len(beyond))
 
     def _places(self) -> list[Place]:
         """List what there is, and what is in use though it is gone; nothing, if the directory cannot be read."""
@@ -242,8 +286,12 @@ class Certificates:
             return []
         self._complaint = None
         for name, certificate in list(self._by_place.items()):
-            if name not in found and certificate.identity is None:
+            if name in found:
+                self._gone.pop(name, None)
+            elif certificate.identity is None:
                 del self._by_place[name]
+            else:
+                self._gone.setdefault(name)
         return list(({name: each.place for name, each in self._by_place.items()} | found).values())
 
     @staticmethod
@@ -263,7 +311,7 @@ class Certificates:
         if before is None or before.chain != identity.chain:
             _log.info(
                 "{path} is in use now, and valid until {date:%Y-%m-%d}",
-                path=certificate.place.cert,
+                path=shown(certificate.place.cert),
                 date=identity.expires,
             )
             certificate.warn_of_expiry()
