@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,8 +152,17 @@ def source(buckets: Sequence[Bucket]) -> Source | None:
     return (lambda _peer: buckets) if buckets else None
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Connect two sockets over TCP, so that one end can reset the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    ours.setblocking(False)
+    return ours, theirs
+
+
 class Line:
-    """One metered connection, and its peer."""
+    """One metered connection, and its peer: over a socketpair, or over TCP."""
 
     def __init__(
         self,
@@ -161,9 +171,11 @@ class Line:
         protocol: Any = None,
         read: Sequence[Bucket] = (),
         write: Sequence[Bucket] = (),
+        *,
+        pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
     ) -> None:
         self.loop = loop
-        ours, theirs = socket.socketpair()
+        ours, theirs = pair()
         self.peer = Peer(theirs)
         self.protocol = protocol or Sink()
         address: Any = "peer" if "unix" in kind else ("192.0.2.1", 4000)
@@ -176,6 +188,14 @@ class Line:
 
     def run(self, seconds: float, step: float = 0.01) -> None:
         self.loop.run(seconds, self.peer.move, step)
+
+    def reset(self) -> None:
+        """Have the peer reset the connection, and wait until the kernel has heard of it."""
+        self.peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.peer.socket.close()
+        heard = select.poll()
+        heard.register(self.transport, 0)
+        assert heard.poll(10_000)
 
 
 def pattern(size: int) -> bytes:
@@ -192,8 +212,10 @@ class Bench:
     def bucket(self, rate: float, burst: float | None = None) -> Bucket:
         return Bucket(rate, burst or rate, self.loop.seconds())
 
-    def line(self, kind: str, protocol: Any = None, read: Any = (), write: Any = ()) -> Line:
-        self.lines.append(Line(self.loop, kind, protocol, read, write))
+    def line(
+        self, kind: str, protocol: Any = None, read: Any = (), write: Any = (), *, pair: Any = socket.socketpair
+    ) -> Line:
+        self.lines.append(Line(self.loop, kind, protocol, read, write, pair=pair))
         return self.lines[-1]
 
     def held(self, bucket: Bucket) -> float:

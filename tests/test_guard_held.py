@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IPushProducer
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.metered import KINDS, Bench, Echo, Line, pattern
+from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern, tcp_pair
 
 
 @pytest.fixture
@@ -237,6 +240,96 @@ class TestWhileNothingMayBeWritten:
         line.run(6)
         assert len(produced) == 100
         assert line.peer.received == b"".join(produced)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "flushed tcp"])
+class TestAResetWhileNothingMayGo:
+    """It is seen soon, and the connection's place and turn are free; an orderly end is not taken for one."""
+
+    @pytest.fixture
+    def lines(self, bench: Bench, kind: str) -> list[Line]:
+        bucket = bench.bucket(10_000)
+        lines = [bench.line(kind, read=[bucket], pair=tcp_pair) for _ in range(130)]
+        for line in lines:
+            line.peer.to_send = pattern(20_000)
+        bench.loop.settle(lambda: sum(line.peer.move() for line in lines) > 0)
+        assert not bench.loop.readers
+        return lines
+
+    def test_those_that_wait_after_them_move_up(self, bench: Bench, lines: list[Line]) -> None:
+        turn = next(reversed(lines[0].transport.socket._reading._turns._waiting))
+        [last] = [line for line in lines if line.transport is turn.transport]
+        got = last.protocol.got
+        for line in lines:
+            if line is not last:
+                line.reset()
+        last.run(1)
+        assert [line.protocol.lost for line in lines] == [line is not last for line in lines]
+        assert last.protocol.got > got
+        last.run(2)
+        assert last.protocol.got == 20_000
+        assert not bench.loop.getDelayedCalls()
+
+    def test_what_was_taken_for_a_turn_is_given_back(self, bench: Bench, kind: str) -> None:
+        shared = bench.bucket(1000)
+        lines = [bench.line(kind, read=[shared, bench.bucket(2000)], pair=tcp_pair) for _ in range(10)]
+        for line in lines:
+            line.peer.to_send = pattern(5000)
+        bench.loop.settle(lambda: sum(line.peer.move() for line in lines) > 0)
+        began = bench.loop.seconds()
+        for line in lines:
+            line.reset()
+        bench.loop.run(0.3)
+        assert all(line.protocol.lost == 1 for line in lines)
+        assert not bench.loop.getDelayedCalls()
+        refilled = 1000 * (1 + bench.loop.seconds() - began)
+        assert bench.held(shared) == pytest.approx(refilled - sum(line.protocol.got for line in lines))
+
+    def test_one_whose_protocol_fails_or_ends_another_does_no_harm(
+        self, bench: Bench, kind: str, logged_errors: Any
+    ) -> None:
+        bucket = bench.bucket(1000)
+
+        class Failing(Sink):
+            def connectionLost(self, reason: object = None) -> None:
+                super().connectionLost(reason)
+                for line in lines:
+                    if not line.protocol.lost:
+                        line.transport.connectionLost(Failure(ConnectionAborted()))
+                raise RuntimeError("a bug")
+
+        lines = [bench.line(kind, Failing(), [bucket], pair=tcp_pair) for _ in range(3)]
+        for line in lines:
+            line.peer.to_send = pattern(5000)
+        bench.loop.settle(lambda: sum(line.peer.move() for line in lines) > 0)
+        for line in lines:
+            line.reset()
+        bench.loop.run(0.3)
+        assert [line.protocol.lost for line in lines] == [1, 1, 1]
+        assert logged_errors.flush(RuntimeError)
+
+    def test_one_that_waits_to_write_and_does_not_read_is_lost(self, bench: Bench, kind: str) -> None:
+        line = bench.line(kind, write=[bench.bucket(100)], pair=tcp_pair)
+        line.transport.write(pattern(10_000))
+        line.transport.pauseProducing()
+        line.settle()
+        line.reset()
+        bench.loop.run(0.3)
+        assert line.protocol.lost == 1
+        assert not bench.loop.getDelayedCalls()
+
+    @pytest.mark.parametrize("both", [False, True])
+    def test_what_was_sent_before_an_orderly_end_is_read(self, bench: Bench, kind: str, both: bool) -> None:
+        line = bench.line(kind, read=[bench.bucket(1000)], pair=tcp_pair)
+        line.peer.to_send = pattern(10_000)
+        line.settle()
+        assert not line.peer.to_send
+        line.peer.socket.shutdown(socket.SHUT_WR)
+        if both:
+            line.transport.loseWriteConnection()
+        line.run(11)
+        assert b"".join(line.protocol.chunks) == pattern(10_000)
+        assert line.protocol.lost == 1
 
 
 @given(

@@ -16,12 +16,13 @@ from twisted.internet.interfaces import IFileDescriptorReceiver, IHalfCloseableP
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
+from netsvc.guard.allowance import _reset
 from netsvc.guard.meter import meter
 from netsvc.services.files.sendfile import can_sendfile, send_share
 from netsvc.services.files.source import OpenFile
 from tests.certificates import write_certificate
 from tests.loopback import turn
-from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern, source
+from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern, source, tcp_pair
 
 RATES = [1, 100, 5_000, 400_000]
 
@@ -163,15 +164,36 @@ class TestShared:
         shares = sorted(line.protocol.got for line in lines)
         assert shares[0] > 0.5 * shares[-1]
 
-    def test_who_waits_is_woken_once_for_each_turn_and_not_all_for_each(self, bench: Bench) -> None:
+    def test_who_waits_is_woken_once_for_each_turn_in_order_and_not_all_for_each(self, bench: Bench) -> None:
         bucket = bench.bucket(100_000)
         lines = [bench.line("tcp", read=[bucket]) for _ in range(50)]
         for line in lines:
             line.peer.to_send = pattern(100_000)
         bench.loop.settle(lambda: sum(line.peer.move() for line in lines) > 0)
-        waiting = bench.loop.getDelayedCalls()
-        assert len(waiting) == 50
-        assert len({round(call.getTime(), 4) for call in waiting}) == 50
+        assert not bench.loop.readers
+        woken = []
+        for _ in range(120):
+            [call] = bench.loop.getDelayedCalls()
+            bench.loop.advance(call.getTime() - bench.loop.seconds())
+            assert len(bench.loop.readers) <= 1
+            woken += [lines.index(line) for line in lines if line.transport in bench.loop.readers]
+            bench.loop.settle()
+            assert not bench.loop.readers
+        assert len(woken) > 100
+        assert woken[:50] == woken[50:100]
+        assert sorted(woken[:50]) == list(range(50))
+
+    def test_nobody_waits_behind_one_that_waits_for_a_limit_of_its_own(self, bench: Bench) -> None:
+        shared = bench.bucket(1_000_000)
+        slow = [bench.line("tcp", read=[shared, bench.bucket(100)]) for _ in range(20)]
+        fast = [bench.line("tcp", read=[shared, bench.bucket(600_000)]) for _ in range(2)]
+        lines = slow + fast
+        for line in lines:
+            line.peer.to_send = pattern(3_000_000 if line in fast else 1000)
+        bench.loop.run(3, lambda: sum(line.peer.move() for line in lines) > 0)
+        assert sum(line.protocol.got for line in lines) <= 4_250_000
+        assert all(300 <= line.protocol.got <= 425 for line in slow)
+        assert all(line.protocol.got >= 1_000_000 for line in fast)
 
     def test_the_strictest_of_several_holds(self, bench: Bench, kind: str) -> None:
         line = bench.line(kind, read=[bench.bucket(1_000_000), bench.bucket(1000), bench.bucket(50_000)])
@@ -201,6 +223,29 @@ class TestShared:
         line.transport.abortConnection()
         bench.loop.advance(0)
         assert bench.held(bucket) == pytest.approx(1000 - got)
+
+
+@pytest.mark.parametrize("kind", ["unix", "flushed unix"])
+def test_what_a_local_peer_sent_before_it_went_is_read_though_it_left_something_unread(bench: Bench, kind: str) -> None:
+    line = bench.line(kind, read=[bench.bucket(1000)])
+    line.transport.write(b"never read")
+    line.peer.reads = False
+    line.peer.to_send = pattern(5000)
+    line.settle()
+    line.peer.socket.close()
+    line.run(6)
+    assert b"".join(line.protocol.chunks) == pattern(5000)
+    assert line.protocol.lost == 1
+
+
+def test_where_the_system_does_not_tell_of_resets_nobody_is_lost_before_its_turn(bench: Bench) -> None:
+    line = bench.line("tcp", read=[bench.bucket(1000)], pair=tcp_pair)
+    line.peer.to_send = pattern(5000)
+    line.settle()
+    line.reset()
+    waiting = line.transport.socket._reading
+    assert _reset([waiting], None) == []
+    assert _reset([waiting]) == [waiting]
 
 
 def test_descriptors_that_are_passed_along_count_as_the_bytes_with_them(bench: Bench) -> None:

@@ -5,6 +5,7 @@ stands in the socket's place. It takes what may go from `Bucket`s, of which conn
 
 When there is nothing left, the socket seems not to be ready, and its transport is taken out of the reactor until there
 is. All that its protocol asks for meanwhile, to pause, resume, half-close, close or abort, happens or is remembered.
+A peer's reset is seen within half a second or so.
 """
 
 from __future__ import annotations
