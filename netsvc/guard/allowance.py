@@ -22,10 +22,10 @@ __all__ = ["MOST", "Allowance", "Flushing", "Reading", "Writing"]
 #: Bytes that go in one system call, at most; a quarter of a burst where that is less.
 MOST = 64 * 1024
 #: Bytes that a connection takes from its buckets before it needs them, at least and at most: so many that they last for
-#: some hundredths of a second, so that what is quiet holds little back. A sixteenth of a burst where that is less.
+#: some seconds, for to ask is what costs. A sixteenth of a burst where that is less: what is quiet holds little back.
 _LEAST_PORTION = 512
 _LARGEST_PORTION = 1024 * 1024
-_SHORT, _LONG = 0.02, 0.1
+_SHORT, _LONG = 1.0, 4.0
 #: Bytes for one turn, where there are not enough for all who want some; a sixteenth of a burst where that is less.
 _SHARE = 16 * 1024
 #: Seconds between looks for resets among those that wait for a bucket, and how many are looked at in one turn of the
