@@ -85,7 +85,7 @@ class _BatchMixin:
             try:
                 protocol.datagramReceived(data, peer)
             except BaseException:  # noqa: BLE001  (one datagram's fault must not stop the port)
-                self._note_fault()
+                _log.failure("a datagram could not be taken")
             # The protocol may have closed the port.
             if not self.connected:
                 return False

@@ -308,6 +308,30 @@ def test_a_name_that_another_user_has_taken_is_told(tmp_path: Path, monkeypatch:
     thread.join()
 
 
+def test_root_may_ask_anybodys_process_and_is_told_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "peer_user", lambda connection: 4242)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    config = str(tmp_path / "n.toml")
+    thread = serve(config, Answer(0, ["reloaded: it"]).to_bytes())
+    assert client.ask(config, "reload") == Answer(0, ["reloaded: it"])
+    assert capsys.readouterr().err == "netsvc: warning: the process that answers is that of user 4242\n"
+    thread.join()
+
+
+def test_a_process_that_hears_nobody_is_tried_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_TRIES", 2)
+    monkeypatch.setattr(client, "_PAUSE", 0)
+    config = str(tmp_path / "n.toml")
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as other:
+        listening.bind(control_names(config)[0])
+        listening.listen(0)
+        other.connect(control_names(config)[0])
+        with pytest.raises(ClientError, match="has no time; try again"):
+            client.ask(config, "reload")
+
+
 def test_elsewhere_the_command_tells_of_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ClientError, match="this needs Linux; send the process a SIGHUP: kill -HUP PID"):

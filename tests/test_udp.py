@@ -107,15 +107,23 @@ def test_a_port_that_its_protocol_closed_is_not_read() -> None:
     assert len(port.protocol.got) == 1
 
 
-@pytest.mark.parametrize("limited", [False, True])
-def test_a_fault_costs_one_datagram_and_is_logged_once_a_second(limited: bool, logged_errors: LoggedErrors) -> None:
+def _failing() -> Any:
     def fail(_transport: Any, _peer: Any) -> None:
         raise ValueError("no")
 
-    port = flooded(3, fail)
+    return flooded(3, fail)
+
+
+def test_a_fault_costs_one_datagram_and_is_logged_as_twisted_does(logged_errors: LoggedErrors) -> None:
+    port = _failing()
+    port.doRead()
+    assert len(port.protocol.got) == len(logged_errors.flush(ValueError)) == 3
+
+
+def test_under_limits_faults_are_logged_once_a_second(logged_errors: LoggedErrors) -> None:
+    port = _failing()
     port.reactor = clock = Clock()
-    if limited:
-        port.sessions = Guard(clock).sessions("x udp")
+    port.sessions = Guard(clock).sessions("x udp")
     port.doRead()
     assert len(port.protocol.got) == 3
     assert len(logged_errors.flush(ValueError)) == 1
@@ -125,8 +133,7 @@ def test_a_fault_costs_one_datagram_and_is_logged_once_a_second(limited: bool, l
         port.doRead()
     assert len(logged_errors.flush(ValueError)) == 1
     assert formatEvent(events[0]).startswith("3 datagrams ")
-    if limited:
-        port.sessions.close()
+    port.sessions.close()
 
 
 def test_an_answer_goes_to_the_address_as_it_came_scope_included() -> None:
