@@ -74,6 +74,9 @@ class Server:
             probe.settimeout(0.05 if self.datagram else 10)
             try:
                 probe.connect(("127.0.0.1", port))
+                if probe.getsockname()[1] == port:
+                    # The system has given it the very port that it asks for: it would answer itself.
+                    return False
                 probe.sendall(self.probe)
                 return bool(probe.recv(4096))
             except OSError:
