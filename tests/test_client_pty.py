@@ -11,6 +11,9 @@ import pytest
 
 from tests.client_peer import OnTerminal, datagram_server, echo, read_line, stream_server
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 _SEQUENCES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\x1b\][^\x07]*\x07")
 
 

@@ -140,7 +140,7 @@ def test_the_oldest_supported_dependencies_serve(tmp_path: Path) -> None:
     _shell(scripts / "pip", "install", "-q", source, *oldest, "pytest", "pytest-twisted", "hypothesis", cwd=tmp_path)
     _lists_all(scripts, tmp_path)
     quick = ["tests/test_twistd.py", "tests/test_tutorial.py", "tests/test_guard.py", "tests/test_echo.py"]
-    _shell(scripts / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *quick, cwd=source)
+    _shell(scripts / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *quick, cwd=source)
 
 
 def test_a_bare_checkout_serves_without_an_installation() -> None:

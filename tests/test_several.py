@@ -14,6 +14,9 @@ import pytest
 from tests.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_all, run
 from tests.several import ask, children, make, start, until, until_gone
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
@@ -64,7 +67,6 @@ def test_two_workers_serve_every_kind_of_port(place: Path) -> None:
     until_gone(workers)
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_nobody_else_notices(place: Path) -> None:
     with start(place, "--who", "127.0.0.1:0") as server:
         port = server.port("who tcp")
@@ -89,7 +91,6 @@ def test_a_killed_worker_is_replaced_and_nobody_else_notices(place: Path) -> Non
             stream.close()
 
 
-@pytest.mark.slow
 def test_what_a_worker_logs_prints_and_raises_is_in_the_one_log_with_its_number(place: Path) -> None:
     with start(place, "--who", "127.0.0.1:0") as server:
         for data, line in (
@@ -106,7 +107,6 @@ def test_what_a_worker_logs_prints_and_raises_is_in_the_one_log_with_its_number(
         server.lines.clear()
 
 
-@pytest.mark.slow
 def test_nothing_is_left_when_the_parent_is_killed(place: Path) -> None:
     server = start(place, "--who", "127.0.0.1:0", "--drain", "0.2")
     workers = children(server.process.pid)
@@ -137,7 +137,6 @@ def test_terminated_workers_drain_and_say_what_they_cut(place: Path) -> None:
             assert f"[worker {number}] stopped: 0 connections ended by themselves; {closed}" in server.log
 
 
-@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_drains_once_and_the_second_does_not_wait(place: Path) -> None:
     with start(place, "--who", "127.0.0.1:0", "--drain", "3600") as server:
         with connect(server.port("who tcp")) as stream:
@@ -151,7 +150,6 @@ def test_ctrl_c_of_a_terminal_drains_once_and_the_second_does_not_wait(place: Pa
         assert "KeyboardInterrupt" not in server.log
 
 
-@pytest.mark.slow
 def test_a_worker_that_does_not_stop_is_killed(place: Path) -> None:
     with start(place, "--who", "127.0.0.1:0", "--drain", "0.1") as server:
         with connect(server.port("who tcp")) as stream:
@@ -160,7 +158,6 @@ def test_a_worker_that_does_not_stop_is_killed(place: Path) -> None:
     assert "stopped: 2 workers ended, 1 of them killed" in server.log
 
 
-@pytest.mark.slow
 def test_a_daemon_has_one_log(place: Path) -> None:
     words = [
         TWISTD,
@@ -186,7 +183,6 @@ def test_a_daemon_has_one_log(place: Path) -> None:
     assert "stopped: 2 workers ended" in log.read_text()
 
 
-@pytest.mark.slow
 def test_a_replacement_that_cannot_start_is_tried_again(place: Path) -> None:
     with start(place, "--who", "127.0.0.1:0") as server:
         (place / "broken").touch()
@@ -197,7 +193,6 @@ def test_a_replacement_that_cannot_start_is_tried_again(place: Path) -> None:
         server.wait_for(r"worker 1 \(pid \d+\) is ready")
 
 
-@pytest.mark.slow
 def test_no_datagram_goes_from_one_service_to_another_of_any_worker() -> None:
     with Server.twistd("--workers", "2", "--udp", "127.0.0.1:0", "--reply-udp", "127.0.0.1:0") as server:
         echo = ("127.0.0.1", server.port("echo udp"))

@@ -11,6 +11,9 @@ import pytest
 
 from tests.processes import Server, connect, datagrams, read_all, read_exactly
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -15,6 +15,9 @@ import pytest
 from tests.certificates import write_certificate
 from tests.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_all, read_exactly, run, twistd
 
+#: Real processes, many of them.
+pytestmark = pytest.mark.slow
+
 
 def test_echo_and_reply_serve_streams_and_datagrams_of_both_ip_versions_in_one_process() -> None:
     with Server.twistd("--tcp", "0", "--udp", "0", "--reply", "0", "--reply-udp", "0") as server:
@@ -34,7 +37,6 @@ def test_echo_and_reply_serve_streams_and_datagrams_of_both_ip_versions_in_one_p
                 assert socket_.recv(100) == b"i am udp,i got it"
 
 
-@pytest.mark.slow
 def test_addresses_repeat_in_every_form(tmp_path: Path) -> None:
     key, certificate = write_certificate(tmp_path, "localhost")
     streams = ["127.0.0.1:0", "[::1]:0", "tcp:0:interface=127.0.0.1", "tcp6:0:interface=\\:\\:1"]
@@ -111,7 +113,6 @@ def test_systemd_hands_over_streams_and_datagrams(tmp_path: Path) -> None:
                 assert client.recv(100) == b"hello"
 
 
-@pytest.mark.slow
 def test_systemd_addresses_without_systemd_say_so() -> None:
     ended = twistd("-n", "--pidfile=", "netsvc", "--tcp", "systemd:domain=INET:index=0", "--udp", "systemd:INET:name=x")
     assert ended.returncode == 1
@@ -225,7 +226,6 @@ def test_a_plugin_that_raises_as_it_is_opened_stops_the_start_in_one_line(tmp_pa
     ]
 
 
-@pytest.mark.slow
 def test_a_unix_socket_that_is_in_use_is_said_to_be(tmp_path: Path) -> None:
     with Server.twistd("--tcp", f"unix:{tmp_path}/echo.sock"):
         ended = twistd("-n", "--pidfile=", "netsvc", "--tcp", f"unix:{tmp_path}/echo.sock")
@@ -279,7 +279,6 @@ def test_twist_runs_it_as_well() -> None:
             assert read_exactly(stream, 5) == b"hello"
 
 
-@pytest.mark.slow
 def test_every_service_is_a_command_of_its_own() -> None:
     with Server.twistd("127.0.0.1:0", "--udp", "127.0.0.1:0", plugin="netsvc-echo") as server:
         with connect(server.port("echo tcp")) as stream:
@@ -329,7 +328,6 @@ def test_the_reactor_of_the_users_choice_is_used() -> None:
         assert "PollReactor" in server.log
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("netsvc",), ("netsvc-chat",)])
 def test_nothing_to_run_is_said_with_examples(arguments: tuple[str, ...]) -> None:
     ended = twistd("-n", "--pidfile=", *arguments)
@@ -349,7 +347,6 @@ def test_a_plugin_file_that_does_not_load_is_one_line_and_no_traceback(tmp_path:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
 def test_a_crowd_of_members_and_idle_connections_is_served() -> None:
     ended = run(sys.executable, "-m", "benchmarks.crowd", "--members", "250", "--rooms", "5", "--idle", "250", cwd=ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -365,7 +362,6 @@ def _echoes(port: int) -> bool:
         return False
 
 
-@pytest.mark.slow
 def test_running_out_of_descriptors_is_survived_and_said_once() -> None:
     limited = [
         "bash",
