@@ -11,7 +11,7 @@ from netsvc.interfaces import INetworkService
 from netsvc.limits import Limits
 from netsvc.text import escape
 
-__all__ = ["DEFAULT_DRAIN", "MOST_WORKERS", "Listener", "Plan", "ServiceUse", "TwistdUse", "undivided"]
+__all__ = ["DEFAULT_DRAIN", "MOST_WORKERS", "AdminUse", "Listener", "Plan", "ServiceUse", "TwistdUse", "undivided"]
 
 #: Seconds. honcho and foreman kill a process 5 s after TERM, docker 10 s, Heroku 30 s: this fits under all.
 DEFAULT_DRAIN = 4.0
@@ -47,7 +47,8 @@ class Listener:
 class ServiceUse:
     """A service with its settings. `service` is its name, or `PATH_OR_MODULE:NAME` for `--serve`.
 
-    `limits` are without the service's own defaults.
+    `limits` are without the service's own defaults. `drain` is how many seconds its conversations have to end, if it is
+    not what the plan says.
     """
 
     service: str
@@ -55,6 +56,7 @@ class ServiceUse:
     adhoc: bool = False
     limits: Limits = field(default_factory=dict)
     place: str = field(default="", compare=False)
+    drain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,21 @@ class TwistdUse:
 
     words: tuple[str, ...]
     limits: Limits = field(default_factory=dict, hash=False)
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class AdminUse:
+    """Where the admin page, the metrics and the API are.
+
+    `token_file` has the word that whoever asks must know, `client_ca` the certificates (PEM) by one of which the
+    certificate of whoever asks must be signed. At an address that others than this machine may reach there is one of
+    the two.
+    """
+
+    address: Address
+    token_file: str | None = None
+    client_ca: str | None = None
     place: str = field(default="", compare=False)
 
 
@@ -81,6 +98,10 @@ class Plan:
     limits: Limits = field(default_factory=dict)
     twistd: tuple[TwistdUse, ...] = ()
     config: str | None = field(default=None, compare=False)
+    admin: AdminUse | None = None
+    log: str = "text"
+    access: str = "log"
+    state: str | None = None
     place: str = field(default="", compare=False)
 
 

@@ -26,6 +26,8 @@ FLOORS: tuple[set[str], ...] = (
         "address",
         "plan",
         "reactor",
+        "records",
+        "status",
         "transports",
         "udp",
     },

@@ -111,7 +111,7 @@ class Draft:
             self._process_limits,
             tuple(self._twistd),
             self.config,
-            self._place,
+            place=self._place,
         )
 
     def names(self) -> list[str]:
