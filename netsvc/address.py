@@ -2,8 +2,9 @@
 
 9001   127.0.0.1:9001   [::1]:9001      for streams and datagrams
 tls:PORT:cert=FILE:key=FILE[:interface=ADDR]  tls:PORT:directory=DIR    for streams
-tcp:…  tcp6:…  unix:…  ssl:…  systemd:…  haproxy:…    Twisted server endpoint strings, for streams
-udp:PORT[:interface=ADDR]  udp6:…  unixgram:PATH[:mode=660]  systemd:domain=INET:name=…    for datagrams
+tcp:…  tcp6:…  unix:…  ssl:…  haproxy:…    Twisted server endpoint strings, for streams
+udp:PORT[:interface=ADDR]  udp6:…  unixgram:PATH[:mode=660]    for datagrams
+systemd:NAME    for both: a socket that systemd passes
 guard:LIMIT=VALUE:…:ADDRESS  proxy:trust=CIDR,…[:timeout=SECONDS]:ADDRESS    before any of them
 """
 
@@ -20,8 +21,8 @@ from netsvc.text import is_unsafe
 __all__ = ["TLS", "Address", "Proxy", "parse_address"]
 
 _FORMS: Mapping[Kind, str] = {
-    "stream": "a port, HOST:PORT, [IPv6]:PORT, or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:…)",
-    "datagram": "a port, HOST:PORT, [IPv6]:PORT, udp:PORT[:interface=ADDR], udp6:…, unixgram:PATH or systemd:…",
+    "stream": "a port, HOST:PORT, [IPv6]:PORT, or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:NAME)",
+    "datagram": "a port, HOST:PORT, [IPv6]:PORT, udp:PORT[:interface=ADDR], udp6:…, unixgram:PATH or systemd:NAME",
 }
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d+)")
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(?=:.)")
@@ -31,7 +32,7 @@ _DATAGRAM_SCHEMES = {
     "udp": {"port", "interface"},
     "udp6": {"port", "interface"},
     "unixgram": {"path", "mode"},
-    "systemd": {"domain", "index", "name"},
+    "systemd": set(),
 }
 _HIGHEST_PORT = 65535
 #: Seconds for a proxy to say whom it speaks for. It does so at once.
@@ -61,10 +62,11 @@ class Address:
     """Where a listener listens.
 
     `text` is what the user wrote. `scheme` is `inet` for a port with an optional `host` (None: every
-    interface, IPv4 and IPv6), else the endpoint's scheme. `arguments` are those of a datagram endpoint; a
-    stream endpoint is kept whole in `text`, for Twisted to read, and `host` and `port` tell where tcp:, tcp6:
-    and ssl: listen. `tls` is there for our own `tls:` addresses, whose scheme is `inet`. `limits` are those of
-    `guard:`, as they were written, and `proxy` what `proxy:` says; `place` is the rest of `text`, without these two.
+    interface, IPv4 and IPv6), else the endpoint's scheme. `arguments` are those of `systemd:` and of a datagram
+    endpoint; another stream endpoint is kept whole in `text`, for Twisted to read, and `host` and `port` tell where
+    tcp:, tcp6: and ssl: listen. `tls` is there for our own `tls:` addresses, whose scheme is `inet`. `limits` are
+    those of `guard:`, as they were written, and `proxy` what `proxy:` says; `place` is the rest of `text`, without
+    these two.
     """
 
     text: str
@@ -117,9 +119,7 @@ def _endpoint_arguments(text: str) -> tuple[list[str], dict[str, str]]:
 
 def _datagram_endpoint(text: str, scheme: str) -> Address:
     positional, arguments = _endpoint_arguments(text)
-    names = {"udp": ["port", "interface"], "udp6": ["port", "interface"], "unixgram": ["path", "mode"]}.get(
-        scheme, ["domain", "index"]
-    )
+    names = ["path", "mode"] if scheme == "unixgram" else ["port", "interface"]
     if len(positional) - 1 > len(names):
         raise ValueError(f"too many parts after {scheme}:")
     arguments = {**dict(zip(names, positional[1:], strict=False)), **arguments}
@@ -137,11 +137,24 @@ def _datagram_endpoint(text: str, scheme: str) -> Address:
         raise ValueError("unixgram: needs a path")
     if scheme == "unixgram" and not re.fullmatch(r"[0-7]{3,4}", arguments.get("mode", "666")):
         raise ValueError("mode is an octal number such as 660")
-    if scheme == "systemd" and ("index" in arguments) == ("name" in arguments):
-        raise ValueError("systemd: needs domain and either index or name")
-    if scheme == "systemd" and not re.fullmatch("[0-9]{1,4}", arguments.get("index", "0")):
-        raise ValueError("index is the place of a socket among those that systemd passes, from 0")
     return Address(text, "datagram", scheme, arguments=arguments)
+
+
+def _systemd(text: str, kind: Kind) -> Address:
+    """Read `systemd:NAME`, and what Twisted's endpoint takes, whose domain the socket tells by itself."""
+    positional, arguments = _endpoint_arguments(text)
+    if len(positional) == 2 and not arguments:
+        return Address(text, kind, "systemd", arguments={"name": positional[1]})
+    arguments = {**dict(zip(("domain", "index"), positional[1:], strict=False)), **arguments}
+    if len(positional) > 3 or arguments.keys() - {"domain", "index", "name"}:
+        raise ValueError("systemd: takes the name of a socket, FileDescriptorName= of its .socket unit")
+    if arguments.get("domain", "INET") not in ("INET", "INET6", "UNIX"):
+        raise ValueError("systemd: needs domain=INET, INET6 or UNIX, or none")
+    if bool(arguments.get("index")) == bool(arguments.get("name")):
+        raise ValueError("systemd: needs the name of a socket, or index=NUMBER")
+    if not re.fullmatch("[0-9]{1,4}", arguments.get("index", "0")):
+        raise ValueError("index is the place of a socket among those that systemd passes, from 0")
+    return Address(text, kind, "systemd", arguments=arguments)
 
 
 def _stream_endpoint(text: str, scheme: str) -> Address:
@@ -256,6 +269,8 @@ def _parse_place(text: str, kind: Kind) -> Address:
             if match["v6"]:
                 ipaddress.IPv6Address(match["v6"])
             return Address(text, kind, "inet", match["v6"] or match["host"], _port(match["port"]))
+        if scheme == "systemd":
+            return _systemd(text, kind)
         if kind == "datagram" and scheme in own:
             return _datagram_endpoint(text, scheme)
         # Twisted's own `tls:` begins with a directory, and has another endpoint after it.

@@ -8,8 +8,10 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from netsvc.address import Address
-from netsvc.config.draft import PROCESS, Draft, Written, load_use
+from netsvc.config.draft import PROCESS, Draft, load_use
+from netsvc.config.process import ADMIN_PARTS
 from netsvc.config.reading import read_config
+from netsvc.config.written import Written
 from netsvc.discovery import Catalogue, nearest
 from netsvc.errors import MistakeError
 from netsvc.interfaces import INetworkService
@@ -32,6 +34,12 @@ OPTIONS = (
     ("--config FILE", "", "Read this file first; netsvc init writes one"),
     ("--drain SECONDS", f"{DEFAULT_DRAIN:g}", "How long conversations have to end when the process stops"),
     ("--workers NUMBER", "1", "How many processes serve, on the same ports; auto: one for each core"),
+    ("--admin ADDRESS", "", "Serve the admin page, metrics and API there; a bare port is on this machine only"),
+    ("--admin-token FILE", "", "Who asks for the admin page must know the word in it"),
+    ("--admin-ca FILE", "", "Who asks for the admin page must have a certificate signed by one of these (PEM)"),
+    ("--log FORM", "text", "How the log is written: text, or json, one object a line"),
+    ("--access WHERE", "log", "Where a record of each connection goes: log, off, or a file of its own"),
+    ("--state DIR", "", "Keep there what is to be kept; below systemd, that of its unit"),
     ("--limit NAME=VALUE", "", "Set a limit for the whole process; the limits are at the end of this page"),
     ("--list", "", "Show the services, their protocols and options, and where each comes from, and exit"),
     ("--version", "", "Show the version and exit"),
@@ -48,7 +56,8 @@ _TWISTDS = {
 _PAGES = ("help", "list", "version")
 
 #: Options of the process, whatever it runs, and those that the command of one service does not have.
-_OF_PROCESS = ("drain", "workers", "limit")
+_ADMIN = ("admin", *(f"admin-{part}" for part in ADMIN_PARTS))
+_OF_PROCESS = ("drain", "workers", *_ADMIN, "log", "access", "state", "limit")
 OF_MANY = ("serve", "with", "config")
 
 _EMBEDDED = 'write a twistd plugin and its options as one word: --with "web --listen tcp:8080 --path public"'
@@ -216,12 +225,14 @@ class _Reader:
             # It has been read.
             if not value:
                 self._mistake("--config needs the name of a file; netsvc init writes one")
-        elif name == "workers":
-            self._draft.workers(value or "", written)
-        elif value is None:
+        elif value is None and name != "workers":
             self._mistake(f"--{name} needs a value")
+        elif name == "admin":
+            self._draft.process.admin(value or "", written)
+        elif name in _ADMIN:
+            self._draft.process.admin_part(name.removeprefix("admin-"), value or "", written)
         else:
-            self._draft.drain(value, written)
+            self._draft.process.set(name, value or "", written)
 
     def _read_service_option(self, service: INetworkService, key: str, rest: str, name: str, value: str | None) -> None:
         declared = self._flags_and_values(service, key)
@@ -239,9 +250,13 @@ class _Reader:
                 self._draft.option(key, rest, True if value is None else value, Written(f"--{name}"))
         elif rest == "limit":
             self._limit(key, name, value)
+        elif rest == "drain" and value is None:
+            self._mistake(f"--{name} needs a value")
+        elif rest == "drain":
+            self._draft.drain(key, value or "", Written(f"--{name}"))
         else:
             prefix = "--" if self._alone else f"--{key}-"
-            known = [*service.protocols, *declared, *(_OF_PROCESS if self._alone else ["limit"])]
+            known = [*service.protocols, *declared, *(_OF_PROCESS if self._alone else ["limit", "drain"])]
             hint = nearest(rest, known, prefix)
             self._mistake(f"--{escape(name)}: {key} has no protocol and no option of that name{hint}")
 

@@ -30,8 +30,12 @@ __all__ = ["ANYTHING", "RESERVED", "Catalogue", "Found", "describe", "discover",
 
 GROUP = "netsvc.services"
 
-#: What no protocol and no option can be called: `--<service>-limit`, and keys of a service in a configuration file.
-RESERVED = frozenset({"limit", "limits", "listen", "serve", "service"})
+#: What no protocol and no option can be called: `--<service>-limit`, keys of a service in a configuration file, and
+#: what `twistd netsvc-<service>` has for the process, without a prefix.
+RESERVED = frozenset(
+    {"limit", "limits", "listen", "serve", "service", "drain", "workers", "log", "access", "state"}
+    | {"admin", "admin-token", "admin-ca"}
+)
 
 #: What somebody else's module may raise while it is imported; a script without `if __name__` exits.
 ANYTHING = (Exception, SystemExit)

@@ -20,6 +20,10 @@ from twisted.python.components import registerAdapter
 from twisted.python.reflect import namedAny
 from zope.interface import Attribute, Interface
 
+from netsvc.errors import MistakeError
+from netsvc.metrics import Metrics
+from netsvc.text import escape
+
 __all__ = ["Context", "INetworkService", "IServiceInstance", "Kind", "Options"]
 
 #: How a protocol talks: over a connection, or a datagram at a time.
@@ -40,16 +44,36 @@ class Context:
     """What the host lends a service.
 
     `reactor` provides `IReactorTime` at least (a `Clock` in tests), `log` is a logger in the service's
-    own namespace, and `state_directory`, if there is one, is where the service may keep files.
+    own namespace, and `state_directory`, if there is one, is where the service may keep files; it need not be there
+    before `make_state_directory` has been called.
     `own_ports` are the UDP ports of the process, and the paths of its UNIX datagram sockets, of all its
     services: a datagram that claims to come from one is not to be answered, or two services could be made to
-    talk for ever.
+    talk for ever. `metrics` are the service's own, and shown with netsvc's; they go on when a reload builds it anew.
     """
 
     reactor: Any
     log: Logger
     state_directory: Path | None = None
     own_ports: set[int | bytes] = field(default_factory=set, compare=False)
+    metrics: Metrics = field(default_factory=Metrics, compare=False)
+
+    def make_state_directory(self) -> Path:
+        """Return the state directory, and make it if it is missing. To be called in `start`, or later.
+
+        Nobody else may look into it. In several processes (`--workers`) all have the same. `netsvc.whole.write_whole`
+        writes a file there that is never half of what it should be. Raises `MistakeError` if there is none, as nobody
+        has said `--state`, or if it cannot be made.
+        """
+        directory = self.state_directory
+        if directory is None:
+            raise MistakeError(["there is no place to keep files; name a directory: --state DIR, or state in the file"])
+        try:
+            directory.mkdir(0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MistakeError(
+                [f"{escape(str(directory), 1000)}: {error.strerror}; make --state a directory that it may write to"]
+            ) from error
+        return directory
 
 
 class IServiceInstance(Interface):

@@ -107,6 +107,7 @@ def help_page(catalogue: Catalogue, alone: str | None = None) -> str:
         lines += _entries(_service_entries(service, "" if alone else f"{name}-"))
         if not alone:
             lines += _entries([(f"--{name}-limit NAME=VALUE", "Set a limit for this service")])
+            lines += _entries([(f"--{name}-drain SECONDS", "How long its own conversations have to end")])
     lines += ["", _LIMITS_ALONE if alone else _LIMITS, *_entries(map(_limit_entry, LIMITS.values()))]
     return "\n".join([*lines, "", _ADDRESS, ""])
 
@@ -165,9 +166,18 @@ def plan_page(plan: Plan, catalogue: Catalogue, notes: Sequence[str] = ()) -> st
     if notes:
         lines += ["notes", *(f"  {note}" for note in notes), ""]
     lines += _level(f"process limits{each_worker}", plan.limits, DEFAULTS, "default")
-    process = [("drain", f"{plan.drain:g} s"), ("workers", f"{plan.workers}")]
-    if plan.config:
-        process.append(("config", plan.config))
+    process = [("drain", f"{plan.drain:g} s")]
+    process += [(f"drain of {key}", f"{use.drain:g} s") for key, use in plan.uses.items() if use.drain is not None]
+    process += [("workers", f"{plan.workers}"), ("log", plan.log), ("access", escape(plan.access, 1000))]
+    if plan.admin:
+        asked = [
+            f"{what} {escape(file, 1000)}"
+            for what, file in (("token", plan.admin.token_file), ("ca", plan.admin.client_ca))
+            if file
+        ]
+        process.append(("admin", ", ".join([plan.admin.address.text, *asked])))
+    process += [("state", escape(plan.state, 1000))] if plan.state else []
+    process += [("config", plan.config)] if plan.config else []
     return "\n".join([*lines, "process", *_columns(process, "  ")])
 
 

@@ -11,12 +11,26 @@ from netsvc.interfaces import INetworkService
 from netsvc.limits import Limits
 from netsvc.text import escape
 
-__all__ = ["DEFAULT_DRAIN", "MOST_WORKERS", "AdminUse", "Listener", "Plan", "ServiceUse", "TwistdUse", "undivided"]
+__all__ = [
+    "ACCESS_FORMS",
+    "DEFAULT_DRAIN",
+    "LOG_FORMS",
+    "MOST_WORKERS",
+    "AdminUse",
+    "Listener",
+    "Plan",
+    "ServiceUse",
+    "TwistdUse",
+    "undivided",
+]
 
 #: Seconds. honcho and foreman kill a process 5 s after TERM, docker 10 s, Heroku 30 s: this fits under all.
 DEFAULT_DRAIN = 4.0
 #: Processes. More than a machine has cores, and each has a socket for every port.
 MOST_WORKERS = 256
+#: How the log is written, and where access records go that have no file of their own: into the log, or nowhere.
+LOG_FORMS = ("text", "json")
+ACCESS_FORMS = ("log", "off")
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,10 @@ class ServiceUse:
     place: str = field(default="", compare=False)
     drain: float | None = None
 
+    def drain_seconds(self, default: float) -> float:
+        """Return how many seconds its conversations have to end; `default` is what the plan says."""
+        return default if self.drain is None else self.drain
+
 
 @dataclass(frozen=True)
 class TwistdUse:
@@ -88,7 +106,9 @@ class Plan:
     """What shall run. Listeners in the order they were asked for; `drain` in seconds; `workers` processes.
 
     `limits` are those of the process, without the defaults. `config` is the absolute path of the configuration file
-    that was read, if one was, and `place` begins a line about a file that the process's limits name.
+    that was read, if one was, and `place` begins a line about a file that the process's limits name. `log` is one of
+    `LOG_FORMS`, `access` one of `ACCESS_FORMS` or the absolute path of a file, and `state` that of the directory for
+    what is to be kept, if there is one.
     """
 
     uses: Mapping[str, ServiceUse]
@@ -103,6 +123,12 @@ class Plan:
     access: str = "log"
     state: str | None = None
     place: str = field(default="", compare=False)
+
+    @property
+    def longest_drain(self) -> float:
+        """Seconds that a drain of all may take: those of the service, or the other plugins, that have most."""
+        seconds = [use.drain_seconds(self.drain) for use in self.uses.values()]
+        return max([*seconds, *([self.drain] if self.twistd or not seconds else [])])
 
 
 def undivided(plan: Plan, services: Mapping[str, INetworkService], platform: str = sys.platform) -> list[str]:

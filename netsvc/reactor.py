@@ -12,7 +12,9 @@ from typing import Any
 from twisted.internet import error, main
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
+from twisted.python.failure import Failure
 
+from netsvc.steady import seconds
 from netsvc.transports import BEING_FLUSHED, FlushedMixin, TCPConnector, TCPPort, UNIXConnector, UNIXPort
 from netsvc.udp import UDPPort
 
@@ -30,6 +32,8 @@ class NetsvcReactor(EPollReactor):
         self.flushes: list[Any] = []
         #: How many descriptors the last poll reported: how much there is to do in this turn.
         self.ready = 0
+        #: What a selectable has raised, while it is told that it is lost. Who logs it better takes it away.
+        self.fault: BaseException | None = None
         super().__init__()
 
     def listenTCP(self, port: Any, factory: Any, backlog: int = 50, interface: str = "") -> Any:
@@ -93,6 +97,9 @@ class NetsvcReactor(EPollReactor):
         listening.startListening()
         return listening
 
+    #: All that waits goes by it.
+    seconds = staticmethod(seconds)
+
     def getWriters(self) -> list[Any]:
         """List who waits to write; a transport that is to be flushed does."""
         return [*super().getWriters(), *(transport for transport in self.flushes if transport.flushing)]
@@ -124,9 +131,8 @@ class NetsvcReactor(EPollReactor):
                 try:
                     why = selectable.doRead()
                 except BaseException as failure:  # noqa: BLE001
-                    # As Twisted does: an exception of the protocol is logged, and closes its connection.
-                    why = failure
-                    log.err()
+                    # As in Twisted, an exception of the protocol closes its connection.
+                    self._lose(selectable, failure, True)
                 if why:
                     self._disconnectSelectable(selectable, why, True)
             elif selectable is not None:
@@ -135,6 +141,21 @@ class NetsvcReactor(EPollReactor):
             self._flush_all()
 
     doIteration = doPoll
+
+    def _lose(self, selectable: Any, fault: BaseException, is_read: bool) -> None:
+        """Disconnect what has raised something, and log that if nobody else does."""
+        self.fault = fault
+        self._disconnectSelectable(selectable, fault, is_read)
+        if self.fault is not None:
+            log.err(Failure(fault), f"{selectable.logPrefix()} has failed")
+            self.fault = None
+
+    def _disconnectSelectable(self, selectable: Any, why: Any, isRead: bool, *faildict: Any) -> None:
+        # Others are yet to be told what has come for them, and to be flushed.
+        try:
+            super()._disconnectSelectable(selectable, why, isRead, *faildict)
+        except BaseException:  # noqa: BLE001
+            log.err(None, f"{selectable.logPrefix()} has failed at its end")
 
     def _flush_all(self) -> None:
         flushes, self.flushes = self.flushes, []
@@ -147,8 +168,8 @@ class NetsvcReactor(EPollReactor):
             try:
                 why = transport.doWrite()
             except BaseException as failure:  # noqa: BLE001
-                why = failure
-                log.err()
+                self._lose(transport, failure, False)
+                continue
             if why:
                 self._disconnectSelectable(transport, why, False)
             elif transport.flushing == BEING_FLUSHED:

@@ -13,6 +13,7 @@ REASONS = {
     "reset": "the peer has broken it off, or cannot be reached any more",
     "abort": "the service has broken it off",
     "error": "the service has failed at it; the log has more",
+    "tls": "the TLS handshake was never completed",
     "limit": "a limit has ended it",
     "drain": "it was still there at the deadline of a drain",
     "admin": "somebody has closed it, by the admin page or the API",

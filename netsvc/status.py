@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from heapq import nsmallest
+from typing import Any, TypeVar
 
 __all__ = [
     "DURATIONS",
     "MOST_SHOWN",
+    "ORDERS",
     "ConnectionQuery",
     "ConnectionStatus",
     "Counts",
@@ -24,8 +26,11 @@ __all__ = [
     "RefusalStatus",
     "Vitals",
     "merge",
+    "plain_data",
     "read_status",
 ]
+
+_T = TypeVar("_T")
 
 #: Seconds: the upper bounds of the classes of durations; the last class has no bound.
 DURATIONS = (0.005, 0.05, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
@@ -62,6 +67,12 @@ class Counts:
         """Count how long one has lasted."""
         self.durations[bisect_left(DURATIONS, seconds)] += 1
         self.seconds += seconds
+
+    def copy(self) -> Counts:
+        """Return what has been counted so far, as it stays."""
+        made = Counts()
+        made.add(self)
+        return made
 
     def add(self, other: Counts) -> None:
         """Add what another has counted."""
@@ -156,6 +167,15 @@ class RefusalStatus:
     action: str
 
 
+#: The orders in which connections can be listed: what is low comes first.
+ORDERS: Mapping[str, Callable[[ConnectionStatus], float]] = {
+    "rate": lambda each: -each.rate_in - each.rate_out,
+    "bytes": lambda each: -each.bytes_in - each.bytes_out,
+    "age": lambda each: -each.age,
+    "new": lambda each: each.age,
+}
+
+
 @dataclass(frozen=True)
 class ConnectionQuery:
     """Which connections a status lists: at most `most`, by `order`, of those in whose text every word is.
@@ -167,11 +187,22 @@ class ConnectionQuery:
     order: str = "rate"
     words: tuple[str, ...] = ()
 
+    def pick(self, connections: Iterable[ConnectionStatus]) -> list[ConnectionStatus]:
+        """Of connections of any number of processes, pick those that are asked for, in their order."""
+        wanted = (each for each in connections if self._is_wanted(each))
+        return nsmallest(self.most, wanted, key=ORDERS[self.order])
+
+    def _is_wanted(self, connection: ConnectionStatus) -> bool:
+        each = connection
+        text = f"{each.service} {each.protocol} {each.place} {each.peer}"
+        return all(word in text for word in self.words)
+
 
 @dataclass(frozen=True)
 class Vitals:
     """How the process itself is. `delay` is by how many seconds the event loop was late when it was last measured,
-    `worst_delay` the worst in the last minute; `memory` is resident bytes, `cpu` seconds of processor time.
+    `worst_delay` the worst in the last minute; `memory` is resident bytes, `cpu` seconds of processor time,
+    `calls` how many calls wait for their time.
     """
 
     delay: float = 0.0
@@ -180,6 +211,7 @@ class Vitals:
     descriptors_limit: int = 0
     memory: int = 0
     cpu: float = 0.0
+    calls: int = 0
 
 
 @dataclass
@@ -188,7 +220,8 @@ class ProcessStatus:
 
     `state` is `starting`, `ready`, `draining` or `stopped`; `not_ready` has a line for each thing for which it is not
     ready to serve. `connections` has those that a `ConnectionQuery` asked for, `refusals` the last ones, newest last.
-    `metrics` are those of plugins, as `netsvc.metrics` writes them.
+    `metrics` are those of plugins, as `netsvc.metrics` writes them. `looked` is when the bytes that are counted were
+    looked at, in seconds of the process's clock; 0 if that is not known.
     """
 
     version: str
@@ -202,6 +235,7 @@ class ProcessStatus:
     connections: list[ConnectionStatus] = field(default_factory=list)
     refusals: list[RefusalStatus] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    looked: float = 0.0
 
     @property
     def open(self) -> int:
@@ -210,30 +244,48 @@ class ProcessStatus:
 
     def to_json(self) -> dict[str, Any]:
         """Make it an object that `json.dumps` takes."""
-        return asdict(self)
+        made: dict[str, Any] = plain_data(self)
+        return made
+
+
+def plain_data(value: Any) -> Any:
+    """Make of what has been defined here, or a list of it, what `json.dumps` takes."""
+    # dataclasses.asdict counts the items of a Counter, rather than copying it.
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list):
+        return [plain_data(each) for each in value]
+    if is_dataclass(value):
+        return {name: plain_data(each) for name, each in vars(value).items()}
+    return value
 
 
 def read_status(read: Mapping[str, Any]) -> ProcessStatus:
-    """Read what `ProcessStatus.to_json` made. Raises `ValueError` if it is something else."""
+    """Read what `ProcessStatus.to_json` made. Raises `ValueError` if it is something else.
+
+    What another version has written is read as well: fields that are not known here are left out.
+    """
     try:
-        listeners = []
-        for each in read["listeners"]:
-            counts = Counts(**each["counts"])
+        status = _made(ProcessStatus, read)
+        status.vitals = _made(Vitals, read["vitals"])
+        status.connections = [_made(ConnectionStatus, each) for each in read["connections"]]
+        status.refusals = [_made(RefusalStatus, each) for each in read["refusals"]]
+        status.listeners = [_made(ListenerStatus, each) for each in read["listeners"]]
+        for listener in status.listeners:
+            counts: Any = listener.counts
+            listener.counts = _made(Counts, counts)
             for name in ("ended", "refused", "reported"):
-                setattr(counts, name, Counter(getattr(counts, name)))
-            limits = [LimitStatus(**limit) for limit in each["limits"]]
-            listeners.append(ListenerStatus(**{**each, "counts": counts, "limits": limits}))
-        return ProcessStatus(
-            **{
-                **read,
-                "vitals": Vitals(**read["vitals"]),
-                "listeners": listeners,
-                "connections": [ConnectionStatus(**each) for each in read["connections"]],
-                "refusals": [RefusalStatus(**each) for each in read["refusals"]],
-            }
-        )
+                setattr(listener.counts, name, Counter(counts.get(name, {})))
+            limits: Any = listener.limits
+            listener.limits = [_made(LimitStatus, each) for each in limits]
+        return status
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no status") from error
+
+
+def _made(kind: type[_T], read: Mapping[str, Any]) -> _T:
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in read.items() if name in known})
 
 
 def merge(statuses: Iterable[ProcessStatus]) -> list[ListenerStatus]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["escape", "is_unsafe", "peer_name", "plain"]
+__all__ = ["escape", "host_port", "is_unsafe", "peer_name", "plain"]
 
 #: Characters that reorder or hide what stands around them: bidirectional controls (UAX #9, section 2)
 #: and the line and paragraph separators, which some terminals and log readers break a line at.
@@ -59,5 +59,9 @@ def peer_name(address: object) -> str:
     port = getattr(address, "port", 0)
     # Escaped as well: Twisted takes the address in a PROXY header for what the header says.
     host = escape(str(host))
-    host = host.removeprefix("::ffff:") if "." in host else host
+    return host_port(host.removeprefix("::ffff:") if "." in host else host, port)
+
+
+def host_port(host: str, port: int) -> str:
+    """Write a host and a port as one word: `192.0.2.1:4000`, `[2001:db8::1]:4000`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

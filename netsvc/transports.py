@@ -14,11 +14,12 @@ Everything else, producers, half-close, aborting, TLS, is Twisted's code, called
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from twisted.internet import error, main, tcp, unix
 from twisted.python.failure import Failure
+
+from netsvc.accepting import Acceptor
 
 __all__ = ["BEING_FLUSHED", "FlushedMixin", "TCPConnector", "TCPPort", "UNIXConnector", "UNIXPort"]
 
@@ -235,19 +236,6 @@ class _TCPServer(_FlushedStream, tcp.Server):
         protocol.connectionLost(reason)
 
 
-class _Acceptor(socket.socket):
-    """A listening socket that does not look up for every connection what kind it is itself."""
-
-    def __init__(self, listening: socket.socket) -> None:
-        self._kind = (listening.family, listening.type, listening.proto)
-        super().__init__(*self._kind, fileno=listening.detach())
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection."""
-        descriptor, peer = self._accept()  # type: ignore[attr-defined]
-        return socket.socket(*self._kind, fileno=descriptor), peer
-
-
 class _TCPClient(_FlushedStream, tcp.Client):
     """An outgoing TCP connection."""
 
@@ -261,7 +249,7 @@ class TCPPort(tcp.Port):
         """Open the port; see `IListeningPort.startListening`."""
         super().startListening()
         # Its descriptor stays the same.
-        self.socket = _Acceptor(self.socket)
+        self.socket = Acceptor(self.socket)
         self.fileno = self.socket.fileno  # type: ignore[method-assign]
 
 
@@ -276,6 +264,12 @@ class TCPConnector(tcp.Connector):
 # another than Twisted's.
 class _UNIXServer(FlushedMixin, unix.Server):
     """An accepted UNIX connection."""
+
+    _sendmsgQueue: list[Any]
+
+    def writeSomeData(self, data: Any) -> Any:
+        """Send; see `Connection.writeSomeData`. To send nothing would be a failure where the peer is gone."""
+        return super().writeSomeData(data) if data or self._sendmsgQueue else 0
 
 
 class _UNIXClient(FlushedMixin, unix.Client):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import socket
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 from twisted.internet import udp, unix
 from twisted.logger import Logger
 
-__all__ = ["DATAGRAMS_A_TURN", "LONGEST_DATAGRAM", "ONE_DATAGRAM", "UDPPort", "UNIXDatagramPort"]
+from netsvc.text import escape
+
+__all__ = ["DATAGRAMS_A_TURN", "LONGEST_DATAGRAM", "ONE_COUNTED", "ONE_DATAGRAM", "UDPPort", "UNIXDatagramPort"]
 
 #: Bytes. No UDP datagram is longer than 65,507; Twisted's own 8,192 would cut one in silence.
 LONGEST_DATAGRAM = 65535
@@ -32,8 +35,28 @@ TURNS_A_BURST = 2 * BURST // 768 // DATAGRAMS_A_TURN + 1
 #: A datagram, in a number that counts datagrams, and below this value their bytes.
 ONE_DATAGRAM = 1 << 22
 
+#: The same for as long as a session lasts: no peer sends four million gigabytes.
+ONE_COUNTED = 1 << 52
+
+#: The socket is no more, or never was one.
+_CLOSED = frozenset((errno.EBADF, errno.ENOTSOCK))
+#: What has become of datagrams that were sent: the system tells it at the next call, whatever that is for. And that
+#: there is no memory now.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EAGAIN", "EINTR", "ECONNREFUSED", "ECONNRESET", "EMSGSIZE", "EPERM", "EACCES", "EPROTO", "ENOPROTOOPT"),
+        *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET", "ETIMEDOUT", "ENOBUFS", "ENOMEM"),
+    )
+    if hasattr(errno, name)
+)
+#: Why a datagram is not sent that might be at another time, or to somebody else: a full buffer, a firewall, no route.
+_DROPPED = _PASSING - {errno.EINTR, errno.ECONNREFUSED, errno.EMSGSIZE, errno.EACCES}
+
 #: Seconds from one line about what a protocol raised to the next.
 _FAULT_INTERVAL = 1.0
+#: And about what the system cannot do.
+_TROUBLE_INTERVAL = 60.0
 
 #: What no address is.
 _NOBODY = object()
@@ -47,6 +70,7 @@ class _BatchMixin:
     socket: Any
     protocol: Any
     connected: Any
+    getHost: Any
     maxPacketSize: int
     reactor: Any
     #: Answers that the system had no room for.
@@ -63,6 +87,8 @@ class _BatchMixin:
     #: Datagrams at which the protocol has failed since that was logged, and when it was.
     _faults = 0
     _told_of_fault = -math.inf
+    #: When it was logged last that the system gives no datagrams.
+    _told_of_trouble = -math.inf
 
     def doRead(self) -> None:
         """Read a batch."""
@@ -104,7 +130,7 @@ class _BatchMixin:
         receive, protocol, size, cuts = self.socket.recvfrom, self.protocol, self.maxPacketSize, self._cuts_address
         sessions = self.sessions
         free, paced, plain, known = sessions.free, sessions.paced, sessions.plain, sessions.young.get
-        one = ONE_DATAGRAM
+        one, counted = ONE_DATAGRAM, ONE_COUNTED
         for _ in range(DATAGRAMS_A_TURN):
             try:
                 data, peer = receive(size)
@@ -120,8 +146,9 @@ class _BatchMixin:
                 known = sessions.young.get
                 if session is None:
                     continue
+            length = len(data)
+            session.received += counted + length
             if not free:
-                length = len(data)
                 if self._room:
                     # The last one's answer was shorter, or there was none.
                     self._keep_room()
@@ -150,10 +177,13 @@ class _BatchMixin:
     def _note_fault(self) -> None:
         """Log what the protocol has raised, once a second: who found out how can send thousands of such datagrams."""
         self._faults += 1
+        self.sessions.gate.tally.counts.errors += 1
         now = self.reactor.seconds()
         # The system's clock may be set back.
         if not 0 <= now - self._told_of_fault < _FAULT_INTERVAL:
-            _log.failure("{count} that came could not be taken; the last:", count=_datagrams(self._faults))
+            label, peer = self.sessions.gate.label, escape(_place(self._peer))
+            more = f" ({self._faults - 1} more before it)" if self._faults > 1 else ""
+            _log.failure("{label} {peer} failed{more}", label=label, peer=peer, more=more)
             self._faults, self._told_of_fault = 0, now
 
     def _keep_room(self) -> None:
@@ -176,6 +206,30 @@ class _BatchMixin:
             return False
         return session is None or bool(sessions.may_write(session, size))
 
+    def _sent(self, size: int, addr: Any) -> None:
+        """Count a datagram to a peer that was not an answer."""
+        session = self.sessions.known(addr) if self.sessions is not None else None
+        if session is not None:
+            session.sent += ONE_COUNTED + size
+
+    def _is_dropped(self, error: OSError, addr: Any) -> bool:
+        """Tell whether a datagram that could not be sent is dropped, as the network might have done; and count it.
+
+        An answer always is: its protocol had no say in where it goes.
+        """
+        dropped = error.errno in _DROPPED or (
+            addr is self._peer and error.errno != errno.EMSGSIZE and error.errno not in _CLOSED
+        )
+        if dropped:
+            self._drop()
+        return dropped
+
+    def _drop(self) -> None:
+        """Count a datagram that the system has not taken."""
+        self.dropped += 1
+        if self.sessions is not None:
+            self.sessions.gate.tally.counts.dropped += 1
+
     def connectionLost(self, reason: Any = None) -> None:
         """Forget the peers, and close the port."""
         if self.sessions is not None:
@@ -189,8 +243,14 @@ class _BatchMixin:
                 return
 
     def _not_read(self, error: OSError) -> None:
-        if error.errno not in (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED):
+        """Go on with the next one, unless there can be none any more."""
+        if error.errno in _CLOSED:
             raise error
+        if error.errno not in _PASSING:
+            now = self.reactor.seconds()
+            if not 0 <= now - self._told_of_trouble < _TROUBLE_INTERVAL:
+                self._told_of_trouble = now
+                _log.warn("datagrams cannot be read at {place}: {reason}", place=self.getHost(), reason=error.strerror)
 
 
 class UDPPort(_BatchMixin, udp.Port):
@@ -210,7 +270,7 @@ class UDPPort(_BatchMixin, udp.Port):
     def _bindSocket(self) -> None:
         super()._bindSocket()
         self._cuts_address = self.addressFamily == socket.AF_INET6
-        _make_room(self.socket)
+        make_room(self.socket)
 
     def _not_read(self, error: OSError) -> None:
         if error.errno == errno.ECONNREFUSED:
@@ -229,13 +289,17 @@ class UDPPort(_BatchMixin, udp.Port):
                 elif not self._may_send(len(datagram), addr):
                     return None
                 # An answer. It goes to the address as it came: with the scope, which a link-local one needs.
-                return self.socket.sendto(datagram, self._whole_peer)
+                sent = self.socket.sendto(datagram, self._whole_peer)
+                if self._session is not None:
+                    self._session.sent += ONE_COUNTED + len(datagram)
+                return sent
             if self.sessions is not None and addr is not None and not self._may_send(len(datagram), addr):
                 return None
-            return super().write(datagram, addr)
+            written = super().write(datagram, addr)
+            self._sent(len(datagram), addr)
+            return written
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-                self.dropped += 1
+            if self._is_dropped(error, addr):
                 return None
             if addr is not self._peer:
                 raise
@@ -243,11 +307,15 @@ class UDPPort(_BatchMixin, udp.Port):
         return super().write(datagram, addr)
 
 
-def _datagrams(count: int) -> str:
-    return "a datagram" if count == 1 else f"{count} datagrams"
+def _place(peer: Any) -> str:
+    """Write down where a datagram came from: a host and a port, or the path of a UNIX socket, which may have none."""
+    if type(peer) is tuple:
+        host, port = peer[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return os.fsdecode(peer) if peer else "somebody"
 
 
-def _make_room(bound: socket.socket) -> None:
+def make_room(bound: socket.socket) -> None:
     """Ask for a receive buffer that a burst fits into. Not granted, there is the system's own."""
     if bound.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= BURST:
         return
@@ -277,4 +345,15 @@ class UNIXDatagramPort(_BatchMixin, unix.DatagramPort):
         """Send a datagram, or drop it if a limit says so; see `IUNIXDatagramTransport.write`."""
         if self.sessions is not None and not self._may_send(len(datagram), address):
             return None
-        return super().write(datagram, address)
+        try:
+            written = super().write(datagram, address)
+        except OSError as error:
+            if self._is_dropped(error, address):
+                return None
+            raise
+        if written is None:
+            # Its buffer is full.
+            self._drop()
+        else:
+            self._sent(len(datagram), address)
+        return written

@@ -6,6 +6,7 @@ TERM, and when the process that started it is gone.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -28,9 +29,14 @@ from netsvc.discovery import discover
 from netsvc.errors import StartError
 from netsvc.host.host import Host
 from netsvc.listeners.inherited import Inherited
+from netsvc.log.access import AccessLog
+from netsvc.log.jsonlines import JsonLines
+from netsvc.log.text import TextLines
+from netsvc.records import Record
 from netsvc.workers.briefing import ORDERS, REPORTS, Briefing, Retirement
+from netsvc.workers.inquiry import answer
 from netsvc.workers.keyfiles import with_key_files
-from netsvc.workers.reports import LineCutter, log_report, report
+from netsvc.workers.reports import LONGEST_TEXT, LineCutter, access_report, log_report, report
 
 __all__ = ["Orders", "Reporter", "main", "serve"]
 
@@ -58,10 +64,28 @@ class _Log:
     """Reports what is logged."""
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
+        #: Reports what waits to be reported.
+        self.flush: Callable[[], None] = lambda: None
         self._tell = tell
 
     def __call__(self, event: LogEvent) -> None:
-        self._tell(log_report(event))
+        if said := log_report(event):
+            self.flush()
+            self._tell(said)
+
+
+def _record(
+    reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], log: _Log | None
+) -> Callable[[Record], None] | None:
+    """Return what reports access records, if anybody wants them; the process that started this one writes them."""
+    if briefing.plan.access == "off":
+        return None
+    lines = JsonLines(briefing.number) if briefing.plan.log == "json" else TextLines(briefing.number)
+    gathered = AccessLog(lines.record, lambda text: tell(access_report(text)), reactor, LONGEST_TEXT)
+    if log is not None:
+        log.flush = gathered.flush
+    reactor.addSystemEventTrigger("after", "shutdown", gathered.close)
+    return gathered.record
 
 
 class Orders(FileDescriptor):
@@ -104,7 +128,9 @@ class Orders(FileDescriptor):
         self._orphaned()
 
 
-def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], orders: int) -> bool:
+def serve(
+    reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], orders: int, log: _Log | None = None
+) -> bool:
     """Serve the plan of a briefing until the reactor stops. Returns whether it could be started."""
     listeners = tuple(
         replace(listener, address=with_key_files(listener.address, contents))
@@ -137,8 +163,14 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
         retirement = Retirement.from_words(words)
         host.retire(retirement.closed, retirement.drained, retirement.seconds).addCallback(lambda _: stop())
 
+    def say_farewell(result: Any) -> Any:
+        # Who started us counts on with it.
+        tell(report("drained", *host.farewell.lines))
+        tell(report("farewell", json.dumps(host.overview.last().to_json())))
+        return result
+
     def drain() -> Deferred[None]:
-        draining = host.stopService()
+        draining = host.stopService().addBoth(say_farewell)
         if forced:
             host.force()
         return draining
@@ -158,14 +190,21 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
         inherited=[Inherited(each) for each in briefing.descriptors],
         ready=lambda: tell(report("ready")),
         held=briefing.held,
+        worker=briefing.number,
     )
     try:
         host.privilegedStartService()
+        host.guard.book.record = _record(reactor, briefing, tell, log)
         host.startService()
     except StartError as error:
         tell(report("failed", *error.reason.splitlines()))
         return False
-    known = {b"force": force, b"serve": lambda _: host.serve(), b"retire": retire}
+    known = {
+        b"force": force,
+        b"serve": lambda _: host.serve(),
+        b"retire": retire,
+        b"ask": lambda words: answer(host, words, tell),
+    }
     Orders(reactor, orders, known, orphaned).startReading()
     reactor.addSystemEventTrigger("before", "shutdown", drain)
     reactor.run()
@@ -174,8 +213,9 @@ def serve(reactor: Any, briefing: Briefing, tell: Callable[[bytes], None], order
 
 def main() -> None:
     """Be a worker."""
-    # A terminal sends Ctrl-C, and its end, to every process; the one that started us says what to do then.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # A terminal sends Ctrl-C, and its end, to every process; the one that started us says what to do then. It has the
+    # log files as well, and SIGUSR1 may have been sent to all that are called so.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     tell = Reporter(REPORTS)
     for descriptor in (ORDERS, REPORTS):
@@ -197,8 +237,9 @@ def main() -> None:
     from twisted.internet import reactor
 
     # Printed lines have pipes of their own.
-    globalLogBeginner.beginLoggingTo([_Log(tell)], redirectStandardIO=False)
-    sys.exit(0 if serve(reactor, briefing, tell, ORDERS) else 1)
+    log = _Log(tell)
+    globalLogBeginner.beginLoggingTo([log], redirectStandardIO=False)
+    sys.exit(0 if serve(reactor, briefing, tell, ORDERS, log) else 1)
 
 
 if __name__ == "__main__":

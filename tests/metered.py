@@ -5,9 +5,10 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 from twisted.internet import tcp, unix
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.protocol import Protocol
@@ -232,3 +233,15 @@ class Bench:
         self.loop.advance(0)
         assert not self.loop.getDelayedCalls()
         assert not self.loop.readers | self.loop.writers
+
+
+def benched() -> Iterator[Bench]:
+    """Make a bench, and close it. For a fixture."""
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def each_kind(request: pytest.FixtureRequest) -> str:
+    """Return the parameter, one of `KINDS`. For a fixture."""
+    return str(request.param)

@@ -76,6 +76,13 @@ class Server:
                 raise AssertionError(f"no line matches {pattern!r} in:\n{self.log}\n{self.stderr}")
             self._rest += chunk
 
+    def read_log(self) -> None:
+        """Read what there is of the log: a server whose log nobody reads waits for that."""
+        while select.select([self._stdout], [], [], 0)[0] and (chunk := os.read(self._stdout.fileno(), 65536)):
+            self._rest += chunk
+        *lines, self._rest = self._rest.split(b"\n")
+        self.lines += (line.decode("utf-8", "replace") for line in lines)
+
     def port(self, label: str, place: int = 0) -> int:
         """Tell the real port of a listener, `echo tcp`; `place` counts those of the same label."""
         ports = [int(match[1]) for line in self.lines if (match := re.search(rf"{label} listens on .*:(\d+)$", line))]

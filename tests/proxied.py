@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from netsvc.address import parse_address
 from netsvc.listeners.opening import Listening, listen
+from tests.turned import shut
 
 #: Seconds that something may take before the test gives up.
 PATIENCE = 10.0
@@ -157,13 +158,7 @@ class Served:
         assert all(isinstance(each, Deferred) and each.called for each in stopping)
         assert getattr(self.factory, "started", 0) == 0
         assert self.reactor.getDelayedCalls() == []
-        assert set(self.reactor.getReaders()) <= self.reactor._internalReaders
-        assert self.reactor.getWriters() == []
-        for reader in list(self.reactor._internalReaders):
-            self.reactor._internalReaders.remove(reader)
-            self.reactor.removeReader(reader)
-            reader.connectionLost(None)
-        self.reactor._poller.close()
+        shut(self.reactor)
 
 
 def on_reactor(request: pytest.FixtureRequest) -> Iterator[Served]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import DatagramProtocol, Protocol
 from twisted.internet.task import Clock
 from twisted.python import usage
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from netsvc.address import parse_address
 from netsvc.errors import MistakeError
@@ -99,6 +101,17 @@ class Shouts(Says):
         self.transport.write(f"{self.factory.core.options['text'].upper()}\n".encode())
 
 
+@implementer(IHalfCloseableProtocol)
+class SaysUntilBothEnd(Says):
+    """The same, for a peer that has ended its side and still reads."""
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
 class SaysDatagrams(DatagramProtocol):
     core: Any
 
@@ -165,7 +178,7 @@ class World:
             self.cores.setdefault(options["text"], []).append(made)
             return made
 
-        streams: dict[str, Any] = {"tcp": Says, "loud": Shouts}
+        streams: dict[str, Any] = {"tcp": SaysUntilBothEnd if use.service == "halves" else Says, "loud": Shouts}
         return Service(
             use.service, "A test", options=Options, core=core, streams=streams, datagrams={"udp": SaysDatagrams}
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -107,3 +110,15 @@ def _is_gone(pid: int) -> bool:
         return re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.M) is not None
     except OSError:
         return True
+
+
+def anybody_may_run_python() -> bool:
+    """Tell whether a process that root started as another user could start this interpreter and find netsvc."""
+    if os.geteuid() != 0:
+        return False
+    words = [sys.executable, "-c", "import netsvc"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    try:
+        return subprocess.run(words, user=65534, group=65534, extra_groups=[], env=environment).returncode == 0
+    except OSError:
+        return False

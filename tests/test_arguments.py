@@ -176,14 +176,14 @@ def test_every_mistake_is_found_at_once() -> None:
         "--reply-text", "hi", "--echo", "--tcp", "unix:",
     ) == (
         "--gate 99999: a port is a number from 0 to 65535; an address is a port, HOST:PORT, [IPv6]:PORT, "
-        "or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:…)",
+        "or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:NAME)",
         "--gat: there is no such option, and no service of that name; did you mean --gate?",
         "word: what is that? Write --<service> ADDRESS, such as --tcp 9001",
         "--gate-bot-size: gate-bot has no protocol and no option of that name",
         "--drain x: seconds from 0 to 86400",
         "--echo needs an address, such as --echo 9001",
         "--tcp unix:: an address is a port, HOST:PORT, [IPv6]:PORT, "
-        "or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:…)",
+        "or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:NAME)",
         "--reply-text is set, but reply listens nowhere: add --reply ADDRESS",
         "--gate-size 11: a whole number from 0 to 10",
     )  # fmt: skip
@@ -334,7 +334,6 @@ def test_an_endpoint_that_twisted_cannot_read_is_a_mistake() -> None:
     assert "no/such.pem: No such file or directory; write ssl:PORT:privateKey=KEY.pem:certKey=CERT.pem" in mistake(
         "--tcp", "ssl:9001:privateKey=no/such.pem"
     )
-    assert "systemd" in mistake("--udp", "systemd:domain=INET:index=0")
 
 
 @pytest.mark.parametrize("word", ["--list=x", "--version=3", "--help=me"])

@@ -52,10 +52,12 @@ def test_it_is_told_what_to_serve() -> None:
 def test_reports_are_heeded_and_logged_however_they_come(size: int, lines: Lines) -> None:
     told = Told()
     data = report("log", "warn", "netsvc.x", "", "one\ntwo {three}") + report("ready") + report("failed", "a", "b")
+    data += report("drained", "it is over", "held up")
     data += report("log", "info", "-", "Who,1,::1", "legacy")[:-1] + b"\n"
     for start in range(0, len(data), size):
         told.child.childDataReceived(REPORTS, data[start : start + size])
     assert told == ["ready", ("a", "b")]
+    assert told.child.drained == ("it is over", "held up")
     assert lines == ["[worker 7] one\ntwo {three}"]
     assert lines.levels == ["warn"]
 

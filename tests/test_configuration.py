@@ -14,7 +14,7 @@ import pytest
 
 from netsvc.arguments import OPTIONS, SHORTHANDS
 from netsvc.config.example import OWN_SERVICES
-from netsvc.config.reading import KEYS, LISTENER_KEYS, SERVICE_KEYS, TWISTD_KEYS
+from netsvc.config.reading import ADMIN_KEYS, KEYS, LISTENER_KEYS, SERVICE_KEYS, TWISTD_KEYS
 from netsvc.config.schema import accepted_form
 from netsvc.discovery import discover
 from netsvc.limits import LIMITS, show_limit
@@ -29,6 +29,12 @@ TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(\n(?:\|.*\n)+)?")
 KEY_ROWS: Mapping[tuple[str, ...], tuple[str, str, str]] = {
     ("drain",): ("seconds", f"{DEFAULT_DRAIN:g}", "that conversations have to end when the process stops"),
     ("workers",): ("number, `auto`", "1", "how many processes serve, on the same ports"),
+    ("log",): ("`text`, `json`", "text", "how the log is written; `json` is one object a line"),
+    ("access",): ("`log`, `off`, file", "log", "where a record of each connection and session goes when it ends"),
+    ("state",): ("directory", "`$STATE_DIRECTORY`", "for what is to be kept; it is made if it is missing"),
+    ("admin", "address"): ("address", "", "where the admin page, the metrics and the API are; or `admin = ADDRESS`"),
+    ("admin", "token"): ("file", "", "with the word that whoever asks there must know"),
+    ("admin", "ca"): ("file", "", "of certificates (PEM), by one of which that of whoever asks must be signed"),
     ("limits",): ("table", "", "limits of the whole process"),
     ("services", "NAME", "service"): ("name", "NAME", "which service it is, if it is not the one of that name"),
     ("services", "NAME", "serve"): ("text", "", "or a class: PATH_OR_MODULE:NAME, as in `--serve`"),
@@ -36,6 +42,7 @@ KEY_ROWS: Mapping[tuple[str, ...], tuple[str, str, str]] = {
     ("services", "NAME", "PROTOCOL"): ("listeners", "", "where the protocol of that name listens"),
     ("services", "NAME", "OPTION"): ("text, number, true", "its own", "an option that the service declares"),
     ("services", "NAME", "limits"): ("table", "its own", "limits of the service"),
+    ("services", "NAME", "drain"): ("seconds", "that of the process", "that its conversations have to end"),
     ("services", "NAME", "PROTOCOL", "address"): ("address", "", "of a listener that is written as a table"),
     ("services", "NAME", "PROTOCOL", "limits"): ("table", "", "limits of that listener"),
     ("twistd", "run"): ("text", "", "another twistd plugin and its options; `[[twistd]]` repeats"),
@@ -48,6 +55,7 @@ OF_SERVICES = (
     ("--<service>-<protocol> ADDRESS", "", "Serve that protocol there"),
     ("--<service>-<option> VALUE", "", "Set an option of the service"),
     ("--<service>-limit NAME=VALUE", "", "Set a limit for the service"),
+    ("--<service>-drain SECONDS", "", "How long its conversations have to end, if it is not as long as all others"),
 )
 
 
@@ -116,6 +124,7 @@ def test_every_key_has_its_row() -> None:
     shown = {key[0] for key in KEY_ROWS}
     assert shown == set(KEYS)
     assert {key[1] for key in KEY_ROWS if key[0] == "twistd"} == set(TWISTD_KEYS)
+    assert {key[1] for key in KEY_ROWS if key[0] == "admin"} == set(ADMIN_KEYS)
     assert {key[2] for key in KEY_ROWS if len(key) == 3} == {*SERVICE_KEYS, "PROTOCOL", "OPTION"}
     assert {key[3] for key in KEY_ROWS if len(key) == 4} == set(LISTENER_KEYS)
 

@@ -1,4 +1,4 @@
-"""Commands come through a socket that is named after the configuration file, from its own user alone."""
+"""A command is a line, from the same user alone, and its answer is lines of JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,18 @@ from twisted.internet.testing import StringTransport
 from netsvc.host.control import (
     LONGEST_ANSWER,
     LONGEST_REQUEST,
+    MOST_CONNECTIONS,
     MOST_REQUESTS,
     PATIENCE,
     Answer,
     Control,
     control_names,
-    peer_user,
+    peer_process,
     read_answer,
 )
 from tests.conftest import LoggedErrors
-from tests.logs import Lines, collected
-from tests.turned import Net
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """Collect what is logged."""
-    yield from collected()
 
 
 class Socket:
@@ -73,7 +66,7 @@ class Asked:
         self.words: list[Sequence[str]] = []
         self.later: Deferred[Answer] = Deferred()
         commands: Any = {"now": self.now, "later": lambda words: self.later, "fail": lambda words: 1 / 0}
-        self.control = Control(self.clock, "/etc/netsvc.toml", commands)
+        self.control = Control(self.clock, "/etc/netsvc.toml", commands, 1)
 
     def now(self, words: Sequence[str]) -> Answer:
         self.words.append(words)
@@ -182,11 +175,24 @@ def test_so_many_requests_at_a_time() -> None:
     asked = Asked()
     connections = [asked.connect() for _ in range(MOST_REQUESTS)]
     protocol, transport = asked.connect()
+    # Not before it has asked: the answer could be lost.
+    assert transport.value() == b""
     protocol.dataReceived(b"now\n")
     assert read_answer(transport.value()) == Answer(1, ["more than 8 commands at a time; try again"])
+    connections[0][0].dataReceived(b"now\n")
+    assert read_answer(connections[0][1].value()).status == 0
     for each in (*connections, (protocol, transport)):
         each[0].connectionLost(None)
-    assert asked.connect()[1].value() == b""
+    protocol, transport = asked.connect()
+    protocol.dataReceived(b"now\n")
+    assert read_answer(transport.value()).status == 0
+
+
+def test_so_many_connections_at_a_time() -> None:
+    asked = Asked()
+    connections = [asked.connect() for _ in range(MOST_CONNECTIONS)]
+    assert not any(transport.aborted for _, transport in connections)
+    assert asked.connect()[1].aborted
 
 
 def test_those_who_may_not_ask_take_no_place() -> None:
@@ -239,50 +245,7 @@ def test_a_file_is_known_by_its_path_and_by_what_it_links_to(tmp_path: Path, mon
     assert control_names("n.toml") == control_names(real)
 
 
-def ask(net: Net, name: str, request: bytes) -> bytes:
-    """Ask over a real socket."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(name)
-        client.send(request)
-        client.setblocking(False)
-        data = b""
-        for _ in range(1000):
-            net.turn()
-            try:
-                more = client.recv(1000)
-            except BlockingIOError:
-                continue
-            if not more:
-                break
-            data += more
-        return data
-
-
-def test_over_a_real_socket_and_a_second_process_is_told(tmp_path: Path, lines: Lines) -> None:
-    config = str(tmp_path / "n.toml")
-    net = Net()
-    control = Control(net.reactor, config, {"now": lambda words: Answer(0, ["done"])})
-    control.listen()
-    [name] = control_names(config)
-    assert ask(net, name, b"now\n") == b'{"out": "done"}\n{"status": 0}\n'
-    other = Control(net.reactor, config, {})
-    other.listen()
-    assert lines == [
-        f"another process runs with {config}, and takes the commands for it; stop that one, or use kill -HUP"
-    ]
-    assert ask(net, name, b"now\n") == b'{"out": "done"}\n{"status": 0}\n'
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(name)
-        net.turn()
-        control.close()
-        net.turn(3)
-        assert client.recv(10) == b""
-    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
-        client.connect(name)
-    net.close()
-
-
-def test_the_user_at_the_other_end_is_known() -> None:
+def test_the_process_and_the_user_at_the_other_end_are_known() -> None:
     one, other = socket.socketpair()
     with one, other:
-        assert peer_user(one) == os.geteuid()
+        assert peer_process(one) == (os.getpid(), os.geteuid())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.installation import Installation, install
-from tests.processes import PATIENCE, ROOT, Server
+from tests.processes import PATIENCE, ROOT, Server, free_port
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/*.md"))]
 LISTING = re.compile(r"(<!-- file: (?P<file>\S+)(?P<parts>(?: \S+)*) -->\n```\w+\n)(?P<text>.*?)(?=```$)", re.S | re.M)
@@ -108,7 +107,7 @@ class Terminal:
 
     def run(self, command: str) -> str:
         """Run a command in a shell and return what it writes; a server only starts."""
-        line = re.sub(r"\b90\d\d\b", lambda match: str(self._port(match[0])), command)
+        line = re.sub(r"\b9[01]\d\d\b", lambda match: str(self._port(match[0])), command)
         if re.search(r"\btwistd -n ", line):
             self._serve(line)
             return ""
@@ -132,13 +131,12 @@ class Terminal:
         command = [word for word in words if not re.match(r"[A-Z]+=", word)]
         command[0] = str(self.installation.program(command[0]))
         self.server = Server(command, cwd=self.directory, env={**self.installation.environment, **given})
-        self.server.wait_for("ready$")
+        # As text or as JSON.
+        self.server.wait_for(r'\bready("})?$')
 
     def _port(self, shown: str) -> int:
         if shown not in self.ports:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.ports[shown] = free.getsockname()[1]
+            self.ports[shown] = free_port()
         return self.ports[shown]
 
     def close(self) -> None:

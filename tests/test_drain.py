@@ -51,9 +51,10 @@ def connect(guard: Guard, label: str = "echo tcp", ends_on: str = "close") -> tu
 
 
 def drain(guard: Guard, clock: Clock, *instances: Instance, seconds: float = 4.0) -> tuple[Drain, list[str]]:
-    drain = Drain(clock, guard, [(f"service{place}", each) for place, each in enumerate(instances)], seconds)
+    asked = [(f"service{place}", each, seconds) for place, each in enumerate(instances)]
+    drain = Drain(clock, guard, asked, seconds, {})
     summaries: list[str] = []
-    drain.finished.addCallback(summaries.append)
+    drain.finished.addCallback(lambda summary: summaries.append(summary.lines[0]))
     guard.ended = drain.look
     drain.begin()
     return drain, summaries

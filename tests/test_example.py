@@ -63,7 +63,10 @@ def test_with_every_mark_taken_away_it_has_every_key() -> None:
     for name in OWN_SERVICES:
         service = discover().load(name)
         settings = declared_settings(service.options)
-        assert {*service.protocols, *(each.name for each in settings)} == set(table["services"][name]) - {"limits"}
+        assert {*service.protocols, *(each.name for each in settings)} == set(table["services"][name]) - {
+            "limits",
+            "drain",
+        }
         for setting in settings:
             # Or it is a sample, where there is no default.
             assert setting.default in (table["services"][name][setting.name], None, 0)
@@ -80,7 +83,7 @@ def test_with_any_one_mark_taken_away_it_is_read_to_its_place(place: int) -> Non
     # A key of a section that is still a comment belongs to the one before, which has none of that name, or has one
     # already; and a section alone lacks what it must have.
     expected = "no protocol, no option|cannot overwrite|listens nowhere|needs services.files.root|no service is called"
-    expected += "|nothing to run|there is no such key"
+    expected += "|nothing to run|there is no such key|there is no address in it"
     for mistake in survey_arguments(["--config", "x.toml"], discover())[1]:
         assert mistake.startswith(f"x.toml:{line}: ")
         assert re.search(expected, mistake)

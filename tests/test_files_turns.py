@@ -16,6 +16,7 @@ from netsvc.services.files.classic import Classic
 from netsvc.services.files.core import FilesCore
 from tests.test_files_classic import pattern
 from tests.test_files_core import make_core
+from tests.turned import shut
 
 MIB = 1024 * 1024
 #: Turns without a byte after which none will come.
@@ -70,13 +71,7 @@ class Turned:
         self.turn(STILL)
         assert self.core.downloads == self.core.shares.eager == 0
         self.core.stop()
-        assert set(self.reactor.getReaders()) <= self.reactor._internalReaders
-        assert self.reactor.getWriters() == []
-        for reader in list(self.reactor._internalReaders):
-            self.reactor._internalReaders.remove(reader)
-            self.reactor.removeReader(reader)
-            reader.connectionLost(None)
-        self.reactor._poller.close()
+        shut(self.reactor)
 
 
 @pytest.fixture(params=[EPollReactor, NetsvcReactor])

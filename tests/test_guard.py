@@ -258,26 +258,6 @@ def test_a_refused_connection_is_closed_and_never_live() -> None:
     wire.connectionLost(ending())
 
 
-def test_a_protocol_that_fails_at_its_start_or_end_is_counted_out_all_the_same() -> None:
-    class Clumsy(Protocol):
-        def connectionMade(self) -> None:
-            raise ZeroDivisionError
-
-        def connectionLost(self, reason: object = None) -> None:
-            raise LookupError
-
-    guard, _, wrapped = guarded(Clumsy)
-    protocol: Any = wrapped.buildProtocol(PEER)
-    wire = Wire(protocol)
-    with pytest.raises(ZeroDivisionError):
-        protocol.makeConnection(wire)
-    # Twisted logs that, and keeps the connection open.
-    assert guard.census() == {"x tcp": 1}
-    with pytest.raises(LookupError):
-        wire.connectionLost(ending())
-    assert not guard.live
-
-
 def test_a_connection_lost_twice_is_counted_out_once() -> None:
     guard, _, wrapped = guarded(Recorder)
     ends: list[int] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +13,10 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern, tcp_pair
+from tests.metered import KINDS, Bench, Echo, Line, Sink, benched, each_kind, pattern, tcp_pair
 
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+bench = pytest.fixture(benched)
+kind = pytest.fixture(each_kind, params=KINDS)
 
 
 class TestWhileNothingMayBeRead:

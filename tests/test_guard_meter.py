@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl as standard_ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,21 @@ from twisted.internet.interfaces import IFileDescriptorReceiver, IHalfCloseableP
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
-from netsvc.guard.allowance import _reset
 from netsvc.guard.meter import meter
+from netsvc.guard.turns import reset
 from netsvc.services.files.sendfile import can_sendfile, send_share
 from netsvc.services.files.source import OpenFile
 from tests.certificates import write_certificate
 from tests.loopback import turn
-from tests.metered import KINDS, Bench, Echo, Line, Sink, pattern, source, tcp_pair
+from tests.metered import KINDS, Bench, Echo, Line, Sink, benched, each_kind, pattern, source, tcp_pair
 
 RATES = [1, 100, 5_000, 400_000]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+bench = pytest.fixture(benched)
+kind = pytest.fixture(each_kind, params=KINDS)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -244,8 +236,8 @@ def test_where_the_system_does_not_tell_of_resets_nobody_is_lost_before_its_turn
     line.settle()
     line.reset()
     waiting = line.transport.socket._reading
-    assert _reset([waiting], None) == []
-    assert _reset([waiting]) == [waiting]
+    assert reset([waiting], None) == []
+    assert reset([waiting]) == [waiting]
 
 
 def test_descriptors_that_are_passed_along_count_as_the_bytes_with_them(bench: Bench) -> None:

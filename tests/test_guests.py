@@ -18,11 +18,11 @@ from twisted.python import usage
 
 from netsvc.limits import parse_limits
 from netsvc.plan import Plan, TwistdUse
+from tests.acme import DECLARATION
 from tests.logs import Lines, collected
 from tests.processes import free_port
 from tests.reloaded import ONE, World, plan, world
 from tests.site import Place, new_place
-from tests.test_embedded import DECLARATION
 
 
 class Greeting(Protocol):

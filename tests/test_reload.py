@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_a_service_that_is_gone_is_asked_drains_and_is_stopped(lines: Lines) -> 
         made.turn()
         assert core.calls[-1] == "stop"
         assert made.echoes(kept)
-        assert lines[-1] == "drained: 0 connections ended by themselves; closed at the end of 2 s: 1 two tcp"
+        assert lines[-2] == "drained: 0 connections ended by themselves; closed at the end of 2 s: 1 two tcp"
+        assert re.fullmatch(r"held up by two tcp: 127\.0\.0\.1:[0-9]+ \(there for 2 s\)", lines[-1])
 
 
 def test_who_does_not_close_its_end_is_aborted_after_the_drain() -> None:

@@ -21,16 +21,12 @@ from tests.logs import Lines, collected
 from tests.pems import BROKEN, KEY, Handshake, Pem, pair, plain_factory, rewrite, serial, write_directory
 
 lines = pytest.fixture(collected)
+directory = pytest.fixture(write_directory)
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> dict[str, Pem]:
-    return write_directory(tmp_path)
 
 
 class Echo(Protocol):

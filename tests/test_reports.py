@@ -48,8 +48,8 @@ def test_a_failure_is_reported_with_its_traceback() -> None:
     except RuntimeError:
         failure = Failure()
     event = {"log_format": "failed", "log_level": LogLevel.critical, "log_namespace": "n", "log_failure": failure}
-    text = read_report(log_report(event))[4]
-    assert text.startswith("failed\nTraceback") and "RuntimeError: no" in text
+    text, traceback = read_report(log_report(event))[4:]
+    assert text == "failed" and traceback.startswith("Traceback") and traceback.endswith("RuntimeError: no")
 
 
 def test_an_event_without_text_is_not_reported() -> None:
@@ -66,7 +66,11 @@ def test_a_long_text_is_cut_and_fits_a_report(character: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"\xff", b"{}", b"[]", b"7", b"[1]", b'["log"]', b'["log", "loud", "n", "", "t"]', b'["log", "info"']
+    "line",
+    [
+        *(b"", b"\xff", b"{}", b"[]", b"7", b"[1]", b'["access"]', b'["access", "a", "b"]'),
+        *(b'["log"]', b'["log", "loud", "n", "", "t"]', b'["log", "info"'),
+    ],
 )
 def test_what_is_no_report_is_not_taken_for_one(line: bytes) -> None:
     assert read_report(line) == ("",)

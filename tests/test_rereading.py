@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from netsvc.client import reload as client
+from netsvc.client import asking as client
 from netsvc.client.failure import ClientError
 from netsvc.errors import MistakeError
-from netsvc.host.control import Answer, control_names
+from netsvc.host.control import Answer, control_names, pid_name
 from netsvc.host.reload import Reload, Reloading, from_directory
 from netsvc.plan import Plan
 from tests.conftest import LoggedErrors
@@ -170,6 +169,14 @@ class Base(Service):
         self.plan = plan
         self._reactor = reactor
         self.plans: list[Plan] = []
+        self.draining: Deferred[Any] | None = None
+
+    def activity(self) -> str:
+        return "nothing"
+
+    def stopService(self) -> Any:
+        super().stopService()
+        return self.draining
 
     def reload(self, plan: Plan, load: Any) -> Deferred[str]:
         self.plans.append(plan)
@@ -197,54 +204,86 @@ def start(net: Net, plan: Plan) -> tuple[Any, list[Any]]:
     return root, when_running
 
 
-def in_thread(net: Net, *arguments: str) -> Result:
-    """Run the command, while the reactor turns."""
+def ask(net: Net, config: str) -> Answer:
+    """Ask, while the reactor turns."""
     from threading import Thread
 
-    results: list[Result] = []
-    thread = Thread(target=lambda: results.append(CliRunner().invoke(client.command, arguments)))
+    answers: list[Answer] = []
+
+    def ask_reload() -> None:
+        try:
+            answers.append(client.ask(client.of_config(config), "reload"))
+        except ClientError as error:
+            answers.append(Answer(2, [str(error)]))
+
+    thread = Thread(target=ask_reload)
     thread.start()
     while thread.is_alive():
         net.turn()
     thread.join()
-    return results[0]
+    return answers[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
 @pytest.mark.parametrize("drain", [4, 1])
-def test_the_command_asks_the_process_of_its_file(net: Net, tmp_path: Path, drain: float) -> None:
+def test_the_process_of_a_file_can_be_asked(net: Net, tmp_path: Path, drain: float) -> None:
     config = str(tmp_path / "n.toml")
     plan = Plan({}, (), drain=drain, config=config)
     root, when_running = start(net, plan)
-    result = in_thread(net, "--config", config)
+    answer = ask(net, config)
     assert root.plans == [plan]
-    if drain == 1:
-        assert result.exit_code == 1
-        assert result.stderr == "netsvc: one\nnetsvc: \\\\x1b[2Jtwo\n".replace("\\\\", "\\")
-        assert result.stdout == ""
-    else:
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "reloaded: done\n", "")
+    assert answer == (Answer(1, ["one", "\\x1b[2Jtwo"]) if drain == 1 else Answer(0, ["reloaded: done"]))
     [(take_over, _, hang_up)] = when_running
     assert take_over.__name__ == "take_over_hangup"
     hang_up()
     assert root.plans == [plan, plan]
-    root.stopService()
-    net.turn()
+    stop(net, root)
     hang_up()
     assert root.plans == [plan, plan]
-    result = in_thread(net, "--config", config)
-    assert result.exit_code == 1
-    assert result.stderr == (
-        f"netsvc: no process runs with --config {config}, and there is no such file; "
-        "name the file that it was started with\n"
-    )
+    assert ask(net, config).status == 2
 
 
-def test_without_a_file_there_is_the_signal_alone(net: Net) -> None:
+def stop(net: Net, root: Any) -> None:
+    stopped: list[Any] = []
+    root.stopService().addCallback(stopped.append)
+    net.turn(3)
+    assert stopped == [None]
+
+
+def test_without_a_file_it_is_asked_by_its_pid(net: Net) -> None:
     root, when_running = start(net, PLAN)
-    assert root._control is None
     assert len(when_running) == 1
+    assert (root._control is None) is (sys.platform != "linux")
+    stop(net, root)
+
+
+def test_while_it_drains_it_still_answers_by_its_file(net: Net, tmp_path: Path) -> None:
+    root, _ = start(net, Plan({}, (), config=str(tmp_path / "n.toml")))
+    root.draining = Deferred()
     root.stopService()
+    with socket.socket(socket.AF_UNIX) as by_file:
+        assert by_file.connect_ex(control_names(str(root.plan.config))[0]) == 0
+    net.turn()
+    root.draining.callback("over")
+    net.turn(3)
+
+
+def test_while_it_drains_after_an_upgrade_it_has_left_its_file_and_answers_by_its_pid(
+    net: Net, tmp_path: Path
+) -> None:
+    plan = Plan({}, (), config=str(tmp_path / "n.toml"))
+    root, _ = start(net, plan)
+    root.draining = Deferred()
+    root.has_successor = True
+    stopped: list[Any] = []
+    root.stopService().addCallback(stopped.append)
+    with socket.socket(socket.AF_UNIX) as by_file, socket.socket(socket.AF_UNIX) as by_pid:
+        assert by_file.connect_ex(control_names(str(plan.config))[0]) == errno.ECONNREFUSED
+        by_pid.connect(pid_name(os.getpid()))
+        net.turn()
+        root.draining.callback("over")
+        net.turn(3)
+    assert stopped == ["over"]
 
 
 def test_without_a_reader_there_is_nothing(net: Net) -> None:
@@ -252,96 +291,3 @@ def test_without_a_reader_there_is_nothing(net: Net) -> None:
     root.startService()
     root.stopService()
     assert root._requests is None
-
-
-def serve(config: str, reply: bytes) -> Any:
-    """Take the name of a file's process, and answer one request."""
-    from threading import Thread
-
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(control_names(config)[-1])
-    listening.listen()
-
-    def answer() -> None:
-        connection, _ = listening.accept()
-        with connection, listening:
-            # Who asks may be gone, for it looks whom it has met.
-            with suppress(OSError):
-                connection.recv(100)
-                connection.sendall(reply)
-
-    thread = Thread(target=answer)
-    thread.start()
-    return thread
-
-
-@pytest.mark.parametrize("reply", [b"", b"nonsense\n", b'{"out": "part'])
-def test_an_answer_that_is_none_is_an_error(tmp_path: Path, reply: bytes) -> None:
-    config = str(tmp_path / "n.toml")
-    thread = serve(config, reply)
-    with pytest.raises(ClientError, match="closed the connection: it answers its own user, and root"):
-        client.ask(config, "reload")
-    thread.join()
-
-
-def test_a_process_that_does_not_answer_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.01)
-    config = str(tmp_path / "n.toml")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(control_names(config)[0])
-        listening.listen()
-        with pytest.raises(ClientError, match="does not answer; its log may say why"):
-            client.ask(config, "reload")
-
-
-def test_a_name_that_another_user_has_taken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "peer_user", lambda connection: 4242)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    config = str(tmp_path / "n.toml")
-    thread = serve(config, b"")
-    with pytest.raises(
-        ClientError, match="the process that answers is that of user 4242; ask as that user, or as root"
-    ):
-        client.ask(config, "reload")
-    thread.join()
-
-
-def test_root_may_ask_anybodys_process_and_is_told_whose_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(client, "peer_user", lambda connection: 4242)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    config = str(tmp_path / "n.toml")
-    thread = serve(config, Answer(0, ["reloaded: it"]).to_bytes())
-    assert client.ask(config, "reload") == Answer(0, ["reloaded: it"])
-    assert capsys.readouterr().err == "netsvc: warning: the process that answers is that of user 4242\n"
-    thread.join()
-
-
-def test_a_process_that_hears_nobody_is_tried_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_TRIES", 2)
-    monkeypatch.setattr(client, "_PAUSE", 0)
-    config = str(tmp_path / "n.toml")
-    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as other:
-        listening.bind(control_names(config)[0])
-        listening.listen(0)
-        other.connect(control_names(config)[0])
-        with pytest.raises(ClientError, match="has no time; try again"):
-            client.ask(config, "reload")
-
-
-def test_elsewhere_the_command_tells_of_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(ClientError, match="this needs Linux; send the process a SIGHUP: kill -HUP PID"):
-        client.ask("n.toml", "reload")
-
-
-def test_the_file_is_the_one_here_if_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "netsvc.toml").touch()
-    result = CliRunner().invoke(client.command, [])
-    assert result.stderr == (
-        f"netsvc: no process runs with --config {tmp_path}/netsvc.toml; name the file that it was started with\n"
-    )

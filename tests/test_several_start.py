@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from tests.certificates import write_certificate
 from tests.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_exactly, run, twistd
-from tests.several import ask, children, make, start
+from tests.several import anybody_may_run_python, ask, children, make, start
 
 #: Real processes, many of them.
 pytestmark = pytest.mark.slow
@@ -79,20 +78,8 @@ def test_a_service_that_may_not_be_divided_is_named(place: Path, service: str) -
     )
 
 
-def _anybody_may_run_python() -> bool:
-    """Tell whether a process that root started as another user could start this interpreter and find netsvc."""
-    if os.geteuid() != 0:
-        return False
-    words = [sys.executable, "-c", "import netsvc"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    try:
-        return subprocess.run(words, user=65534, group=65534, extra_groups=[], env=environment).returncode == 0
-    except OSError:
-        return False
-
-
 def test_keys_that_only_root_may_read_serve_workers_of_another_user_and_those_that_replace_them(tmp_path: Path) -> None:
-    if not _anybody_may_run_python():
+    if not anybody_may_run_python():
         pytest.skip("needs root, and an interpreter and a checkout that anybody may read")
     key, certificate = write_certificate(tmp_path, "localhost")
     key.chmod(0o600)

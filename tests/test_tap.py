@@ -195,6 +195,8 @@ def test_check_prints_the_plan_and_opens_nothing() -> None:
         "process\n"
         "  drain    4 s\n"
         "  workers  1\n"
+        "  log      text\n"
+        "  access   log\n"
     )
 
 
@@ -202,7 +204,7 @@ def test_check_says_which_limits_are_those_of_each_worker() -> None:
     result = invoke(check, "--files", "9003", "--files-root", ".", "--workers", "2", "--reply", "1")
     assert "\nfiles limits of its own, in each worker\n" in result.output
     assert "\nreply options\n" in result.output
-    assert result.output.endswith("\nprocess\n  drain    4 s\n  workers  2\n")
+    assert "\nprocess\n  drain    4 s\n  workers  2\n" in result.output
     assert "--workers 2: chat may not run" in str(invoke(check, "--chat", "9002", "--workers", "2").exception)
 
 

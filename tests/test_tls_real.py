@@ -16,8 +16,7 @@ from cryptography import x509
 
 from tests.pems import KEY, Pem, client_context
 from tests.processes import PATIENCE, Server, connect, run
-from tests.several import children
-from tests.test_several_start import _anybody_may_run_python
+from tests.several import anybody_may_run_python, children
 
 pytestmark = pytest.mark.slow
 
@@ -179,7 +178,7 @@ def test_old_versions_are_refused_by_the_process_as_well(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", ["cert={0}/a.crt:key={0}/a.key", "directory={0}"])
 def test_a_key_that_only_root_may_read_serves_workers_of_another_user(form: str, tmp_path: Path) -> None:
-    if not _anybody_may_run_python():
+    if not anybody_may_run_python():
         pytest.skip("needs root, and an interpreter and a checkout that anybody may read")
     directory = tmp_path / "private"
     directory.mkdir(mode=0o700)

@@ -373,7 +373,7 @@ def test_a_stop_ends_those_that_retire_as_well_and_kills_them_if_need_be(lines: 
     for process in new:
         process.end()
     assert world.stopped == []
-    world.workers._force()
+    world.workers.force()
     assert old[1].orders.endswith(b"\nforce\n")
     world.reactor.advance(0.6 + KILL_GRACE)
     assert old[1].signals == ["TERM", "KILL"]

@@ -117,8 +117,10 @@ def test_systemd_addresses_without_systemd_say_so() -> None:
     ended = twistd("-n", "--pidfile=", "netsvc", "--tcp", "systemd:domain=INET:index=0", "--udp", "systemd:INET:name=x")
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [
-        "netsvc: --tcp systemd:domain=INET:index=0: systemd passed no socket 0; is it run by a .socket unit?",
-        "netsvc: --udp systemd:INET:name=x: systemd passed no socket x; is it run by a .socket unit?",
+        "netsvc: echo tcp cannot listen on systemd:domain=INET:index=0: "
+        "systemd passed no socket 0; is it run by a .socket unit?",
+        "netsvc: echo udp cannot listen on systemd:INET:name=x: "
+        "systemd passed no socket x; is it run by a .socket unit?",
     ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from netsvc.address import parse_address
 from netsvc.guard import Guard
-from netsvc.listeners.sockets import adopt, bound_socket
+from netsvc.listeners.sockets import adopt, bound_socket, bound_unix_datagram
 from netsvc.udp import DATAGRAMS_A_TURN, LONGEST_DATAGRAM, TURNS_A_BURST, UDPPort
 from tests.conftest import LoggedErrors
 
@@ -132,7 +134,7 @@ def test_under_limits_faults_are_logged_once_a_second(logged_errors: LoggedError
     with capturedLogs() as events:
         port.doRead()
     assert len(logged_errors.flush(ValueError)) == 1
-    assert formatEvent(events[0]).startswith("3 datagrams ")
+    assert formatEvent(events[0]) == "x udp [::1]:54321 failed (2 more before it)"
     port.sessions.close()
 
 
@@ -144,8 +146,11 @@ def test_an_answer_goes_to_the_address_as_it_came_scope_included() -> None:
     assert port.socket.sent[1:] == [(b"other", ("::2", 1))]
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS])
-def test_what_finds_no_room_is_dropped_and_counted(number: int) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN],
+)
+def test_what_finds_no_room_or_no_way_is_dropped_and_counted(number: int) -> None:
     port = flooded(5, lambda transport, peer: transport.write(b"answer", peer))
     port.socket.full = OSError(number, "full")
     port.doRead()
@@ -160,13 +165,50 @@ def test_other_failures_are_told_as_twisted_tells_them() -> None:
     for address in (peer, ("::2", 2)):
         with pytest.raises(MessageLengthError):
             port.write(b"long", address)
-    port.socket.full = OSError(errno.ENETUNREACH, "unreachable")
-    for address in (peer, ("::2", 2)):
-        with pytest.raises(OSError, match="unreachable"):
-            port.write(b"far", address)
+    for number in (errno.EBADF, errno.EACCES):
+        port.socket.full = OSError(number, "bad")
+        with pytest.raises(OSError, match="bad"):
+            port.write(b"x", ("::2", 2))
+    port.socket.full = OSError(errno.EBADF, "bad")
+    with pytest.raises(OSError, match="bad"):
+        port.write(b"x", peer)
     with pytest.raises(InvalidAddressError):
         port.write(b"x", ("localhost", 1))
     assert port.dropped == 0
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.EDESTADDRREQ])
+def test_an_answer_to_where_nothing_can_go_is_dropped(number: int) -> None:
+    port = flooded(1, lambda transport, peer: transport.write(b"answer", peer))
+    port.socket.full = OSError(number, "nowhere")
+    port.doRead()
+    assert (len(port.protocol.got), port.dropped) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOBUFS, errno.ENOMEM, errno.EPERM])
+def test_what_became_of_a_datagram_sent_before_is_no_news(number: int) -> None:
+    port = flooded(0)
+    port.socket.reading = OSError(number, "far away")
+    with capturedLogs() as events:
+        port.doRead()
+    assert not events
+    port.socket.waiting = 1
+    port.doRead()
+    assert len(port.protocol.got) == 1
+
+
+def test_trouble_that_nobody_knows_is_told_of_once_a_minute_and_the_port_goes_on() -> None:
+    port = flooded(0)
+    port.reactor = clock = Clock()
+    port.getHost = lambda: "here"
+    port.socket.reading = OSError(errno.EIO, "strange")
+    lines = []
+    for _ in range(120):
+        with capturedLogs() as events:
+            port.doRead()
+        lines += [formatEvent(event) for event in events]
+        clock.advance(1)
+    assert lines == ["datagrams cannot be read at here: strange"] * 2
 
 
 def test_a_connected_port_hears_of_a_refusal_and_another_does_not() -> None:
@@ -210,3 +252,41 @@ def test_a_burst_fits_and_the_longest_datagram_is_whole(real: Any) -> None:
         plain.sendto(bytes(65507), real.socket.getsockname())
     real.doRead()
     assert [len(data) for data, _ in real.protocol.got] == [65507]
+
+
+@pytest.fixture
+def unix(tmp_path: Path) -> Iterator[Any]:
+    from twisted.internet import reactor
+
+    answering = Taker(lambda transport, peer: transport.write(b"answer", peer))
+    port: Any = adopt(reactor, bound_unix_datagram(str(tmp_path / "s"), 0o600), answering)
+    yield port
+    port.stopReading()
+    port.connectionLost()
+
+
+def test_a_unix_peer_that_is_gone_or_does_not_read_costs_its_answers_alone(unix: Any, tmp_path: Path) -> None:
+    unix.sessions = Guard(unix.reactor).sessions("x udp")
+    place = str(tmp_path / "peer")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+        peer.bind(place)
+        # No answer is longer than what it answers.
+        peer.sendto(bytes(6), unix.port)
+    unix.doRead()
+    assert (len(unix.protocol.got), unix.dropped) == (1, 1)
+    os.unlink(place)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+        peer.bind(place)
+        # It answers one, and the kernel keeps so many for one who reads none.
+        peer.sendto(b"x" * 60_000, unix.port)
+        unix.doRead()
+        for _ in range(5000):
+            unix.write(b"x", place)
+        assert unix.dropped > 1
+        unix.sessions.close()
+        unix.sessions = None
+        with pytest.raises(MessageLengthError):
+            unix.write(bytes(1 << 22), place)
+    os.unlink(place)
+    with pytest.raises(FileNotFoundError):
+        unix.write(b"x", str(tmp_path / "nobody"))

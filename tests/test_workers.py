@@ -228,15 +228,15 @@ def test_a_worker_that_does_not_end_is_killed(lines: Lines) -> None:
 
 def test_forcing_cuts_the_drain_short_and_kills_soon() -> None:
     world = World().start()
-    world.workers._force()
+    world.workers.force()
     assert [process.orders for process in world.processes] == [b"", b""]
     world.stop()
     world.processes[0].end()
-    world.workers._force()
+    world.workers.force()
     assert [process.orders for process in world.processes] == [b"", b"force\n"]
     world.reactor.advance(1)
     assert world.processes[1].signals == ["TERM", "KILL"]
-    world.workers._force()
+    world.workers.force()
     world.processes[1].end(signal=9)
     assert world.stopped == [None]
 

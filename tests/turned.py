@@ -117,3 +117,14 @@ def read(peer: socket.socket, size: int) -> bytes:
         assert more
         data += more
     return data
+
+
+def shut(reactor: Any) -> None:
+    """Close a reactor that was turned by hand, and has nothing to do any more."""
+    assert set(reactor.getReaders()) <= reactor._internalReaders
+    assert reactor.getWriters() == []
+    for reader in list(reactor._internalReaders):
+        reactor._internalReaders.remove(reader)
+        reactor.removeReader(reader)
+        reader.connectionLost(None)
+    reactor._poller.close()

@@ -6,7 +6,6 @@ collected, and end nothing: whatever can be judged without what is wrong still i
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,54 +14,23 @@ from typing import Any
 
 from netsvc.address import Address, Proxy, parse_address
 from netsvc.adhoc import adhoc_service
+from netsvc.config.process import Process, read_drain
+from netsvc.config.written import Given, Written
 from netsvc.discovery import Catalogue, nearest
 from netsvc.errors import MistakeError, PluginError
 from netsvc.interfaces import INetworkService, Kind
 from netsvc.limits import LIMITS, Limits, parse_limits
 from netsvc.listeners.opening import check_address
-from netsvc.plan import DEFAULT_DRAIN, MOST_WORKERS, Listener, Plan, ServiceUse, TwistdUse, undivided
-from netsvc.settings import parse_settings, seconds, whole_number
-from netsvc.text import escape
+from netsvc.plan import AdminUse, Listener, Plan, ServiceUse, TwistdUse, undivided
+from netsvc.settings import parse_settings
 
-__all__ = ["LONGEST_DRAIN", "NETWORKS", "PROCESS", "Draft", "Given", "Written", "load_use"]
-
-#: Seconds.
-LONGEST_DRAIN = 86400
+__all__ = ["NETWORKS", "PROCESS", "Draft", "load_use"]
 
 #: The limits whose values may name files.
 NETWORKS = ("allow", "deny")
 
 #: Stands for the whole process where limits are set; no service has this name.
 PROCESS = ""
-
-
-@dataclass(frozen=True)
-class Written:
-    """How the user wrote something: `--chat-history`, or a key of a file and, as `place`, `netsvc.toml:7: `."""
-
-    text: str
-    place: str = ""
-
-    def mistake(self, what: object) -> str:
-        """Say what is wrong with it."""
-        return f"{self.place}{self.text}: {what}"
-
-    def valued(self, value: object) -> Written:
-        """Return the same with its value, as a message shows both."""
-        return replace(self, text=f"{self.text} {escape(str(value))}")
-
-    @property
-    def prefix(self) -> str:
-        """What begins a line about it; of the command line's words the line itself says enough."""
-        return f"{self.place}{self.text}: " if self.place else ""
-
-
-@dataclass(frozen=True)
-class Given:
-    """A value, not yet judged, and how it was written, without the value."""
-
-    value: object
-    written: Written
 
 
 def load_use(use: ServiceUse, catalogue: Catalogue) -> INetworkService:
@@ -89,9 +57,8 @@ class Draft:
 
     _listeners: list[Listener] = field(default_factory=list)
     _twistd: list[TwistdUse] = field(default_factory=list)
-    _drain: float = DEFAULT_DRAIN
-    _workers: int = 1
-    _workers_written: Written = Written("--workers")
+    _admin: AdminUse | None = None
+    _drains: dict[str, Given] = field(default_factory=dict)
     _limits: dict[str, dict[str, Given]] = field(default_factory=dict)
     _settings: dict[str, dict[str, Given]] = field(default_factory=dict)
     #: By reference, and whether that is one for `--serve`.
@@ -101,16 +68,24 @@ class Draft:
     _process_limits: Limits = field(default_factory=dict)
     _place: str = ""
 
+    def __post_init__(self) -> None:
+        #: What is said of the process, beside its limits.
+        self.process = Process(self.mistakes)
+
     def plan(self) -> Plan:
         """Return the plan of what is right."""
         return Plan(
             self.uses,
             tuple(self._listeners),
-            self._drain,
-            self._workers,
+            self.process.drain,
+            self.process.workers,
             self._process_limits,
             tuple(self._twistd),
             self.config,
+            self._admin,
+            self.process.log,
+            self.process.access,
+            self.process.state(),
             place=self._place,
         )
 
@@ -194,20 +169,9 @@ class Draft:
         """Set a limit of a service, or of the `PROCESS`."""
         self._limits.setdefault(key, {})[name] = Given(value, written)
 
-    def drain(self, value: str, written: Written) -> None:
-        """Set how long conversations have to end."""
-        try:
-            self._drain = seconds(0, LONGEST_DRAIN)(value)
-        except ValueError as error:
-            self.mistakes.append(written.valued(value).mistake(error))
-
-    def workers(self, value: str, written: Written) -> None:
-        """Set the number of processes."""
-        try:
-            self._workers = _usable_cores() if value == "auto" else whole_number(1, MOST_WORKERS)(value)
-        except ValueError as error:
-            self.mistakes.append(written.valued(value).mistake(f"{error}, or auto: one for each core"))
-        self._workers_written = written
+    def drain(self, key: str, value: str, written: Written) -> None:
+        """Set how long the conversations of a service have to end."""
+        self._drains[key] = Given(value, written)
 
     def embed(self, text: str, written: Written, limits: Mapping[str, Given] = {}) -> None:
         """Add another twistd plugin, with its options as a shell would read them."""
@@ -230,7 +194,8 @@ class Draft:
         limits = self._limits.pop(PROCESS, {})
         self._process_limits = self._parse_limits(limits)
         self._place = next((limits[name].written.prefix for name in NETWORKS if name in limits), "")
-        for key in dict.fromkeys([*self._settings, *self._limits]):
+        self._admin = self.process.judge(self.in_use)
+        for key in dict.fromkeys([*self._settings, *self._limits, *self._drains]):
             if key not in self.uses:
                 self._judge_unused(key)
         for key in list(self.uses):
@@ -238,8 +203,9 @@ class Draft:
         self.mistakes += _clashes(self._listeners)
         loaded = {key: service for key in self.uses if (service := self.service(key))}
         for line in undivided(self.plan(), loaded):
-            written = self._workers_written.valued(self._workers)
-            self.mistakes.append(written.mistake(line.removeprefix(f"--workers {self._workers}: ")))
+            workers = self.process.workers
+            written = self.process.workers_written.valued(workers)
+            self.mistakes.append(written.mistake(line.removeprefix(f"--workers {workers}: ")))
 
     def _judge_unused(self, key: str) -> None:
         self._parse_limits(self._limits.get(key, {}))
@@ -252,7 +218,11 @@ class Draft:
             cure += f", or write {' or '.join(others)}"
         self.mistakes += [
             f"{given.written.text} is set, but {key} listens nowhere: add {cure}"
-            for given in (*self._settings.get(key, {}).values(), *self._limits.get(key, {}).values())
+            for given in (
+                *self._settings.get(key, {}).values(),
+                *self._limits.get(key, {}).values(),
+                *(given for other, given in self._drains.items() if other == key),
+            )
         ]
 
     def _judge_use(self, key: str) -> None:
@@ -265,7 +235,7 @@ class Draft:
         given = self._settings.get(key, {})
         values = {name: each.value for name, each in given.items()}
         limits = self._parse_limits(self._limits.get(key, {}))
-        self.uses[key] = replace(self.uses[key], settings=values, limits=limits)
+        self.uses[key] = replace(self.uses[key], settings=values, limits=limits, drain=self._judge_drain(key))
         prefix = f"{named.text}." if named else "--" if self.alone else f"--{key}-"
         texts = {name: each.written for name, each in given.items()}
         try:
@@ -275,6 +245,16 @@ class Draft:
         except MistakeError as error:
             self.mistakes += [_placed(line, texts.values(), named) for line in error.mistakes]
             del self.uses[key]
+
+    def _judge_drain(self, key: str) -> float | None:
+        given = self._drains.get(key)
+        if given is None:
+            return None
+        try:
+            return read_drain(given.value)
+        except ValueError as error:
+            self.mistakes.append(given.written.valued(given.value).mistake(error))
+            return None
 
     def _parse_limits(self, limits: Mapping[str, Given], kind: Kind | None = None) -> Limits:
         """Read limits; those of a listener must be for its kind."""
@@ -307,11 +287,6 @@ def _placed(line: str, writings: Iterable[Written], around: Written | None) -> s
         if re.match(rf"{re.escape(written.text)}[ :]", line):
             return f"{written.place}{line}"
     return around.mistake(line) if around else line
-
-
-def _usable_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores)
 
 
 def _without_guard(address: Address) -> Address:

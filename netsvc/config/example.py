@@ -58,6 +58,13 @@ _HEAD = """\
 # ${NAME} in a text is a variable of the environment, ${NAME:-DEFAULT} has a default, and $$ is a dollar sign.
 # Relative paths are those below the directory of this file.
 """
+_ADMIN = """\
+# The admin page, the metrics and the API. A bare port is on this machine only. Where others may come, they must know a
+# word or have a certificate: [admin] has token = FILE as well, with that word in the file, or, where the address is
+# "tls:9000:…", ca = FILE with the certificates (PEM) that sign theirs.
+#[admin]
+#address = "unix:admin.sock"
+"""
 _LIMITS = """\
 # Limits, of the whole process here. Each may stand in a service as well, and in a listener; "none" lifts one.
 """
@@ -84,7 +91,7 @@ _TWISTD = """\
 
 def example(catalogue: Catalogue) -> str:
     """Write the file. Raises `PluginError` if one of our own services does not load."""
-    parts = [_HEAD, "".join(_process()), _LIMITS + "".join(_limits())]
+    parts = [_HEAD, "".join(_process()), _ADMIN, _LIMITS + "".join(_limits())]
     for name, ports in OWN_SERVICES.items():
         parts.append("".join(_service(catalogue.load(name), ports)))
     return "\n".join([*parts, _NAMED, _TWISTD])
@@ -95,6 +102,12 @@ def _process() -> Iterator[str]:
     yield f"drain = {DEFAULT_DRAIN:g}\n"
     yield '# How many processes serve, on the same ports; "auto": one for each core. Chat runs in one only.\n'
     yield "#workers = 1\n"
+    yield '# How the log is written ("json": one object a line), and where a record of each connection goes:\n'
+    yield '# "log", "off", or a file of its own.\n'
+    yield '#log = "text"\n'
+    yield '#access = "log"\n'
+    yield "# A directory, made if it is missing, for what is to be kept. Below systemd it is that of the unit.\n"
+    yield '#state = "state"\n'
 
 
 def _limits() -> Iterator[str]:
@@ -117,6 +130,8 @@ def _service(service: INetworkService, ports: Mapping[str, int]) -> Iterator[str
         yield from _entry(setting.name, _sample(service.name, setting), setting.description)
     if service.name == "echo":
         yield "#limits = { perip = 20 }\n"
+        yield "# Seconds that its own conversations have to end.\n"
+        yield "#drain = 4\n"
 
 
 def _sample(service: str, setting: Setting) -> object:

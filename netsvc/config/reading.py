@@ -9,23 +9,36 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netsvc.config.draft import NETWORKS, PROCESS, Draft, Given, Written
+from netsvc.config.draft import NETWORKS, PROCESS, Draft
 from netsvc.config.places import Path, Places, find_places
+from netsvc.config.process import ADMIN_PARTS
 from netsvc.config.relative import resolve_address, resolve_networks, resolve_path, resolve_reference
+from netsvc.config.written import Given, Written
 from netsvc.discovery import nearest
 from netsvc.limits import LIMITS
-from netsvc.plan import ServiceUse
+from netsvc.plan import ACCESS_FORMS, ServiceUse
 from netsvc.settings import Setting, declared_settings
 from netsvc.text import escape
 
-__all__ = ["KEYS", "LARGEST", "SERVICE_KEYS", "TWISTD_KEYS", "read_config"]
+__all__ = ["ADMIN_KEYS", "KEYS", "LARGEST", "SERVICE_KEYS", "TWISTD_KEYS", "read_config"]
 
 #: Bytes. It is read whole, and again at every reload.
 LARGEST = 1 << 20
 
-#: What may stand in a file, in `[services.NAME]` beside protocols and options, in a listener, and in `[[twistd]]`.
-KEYS = ("drain", "workers", "limits", "services", "twistd")
-SERVICE_KEYS = ("service", "serve", "listen", "limits")
+#: Keys of a file whose values are one word each, and how a mistake names such a word.
+_WORDS = {
+    "drain": "a number",
+    "workers": "a number",
+    "log": "a text",
+    "access": "a text: log, off, or a file",
+    "state": "the name of a directory",
+}
+
+#: What may stand in a file, in `[admin]`, in `[services.NAME]` beside protocols and options, in a listener, and in
+#: `[[twistd]]`.
+KEYS = (*_WORDS, "admin", "limits", "services", "twistd")
+ADMIN_KEYS = ("address", *ADMIN_PARTS)
+SERVICE_KEYS = ("service", "serve", "listen", "limits", "drain")
 LISTENER_KEYS = ("address", "limits")
 TWISTD_KEYS = ("run", "limits")
 
@@ -112,10 +125,10 @@ class _Reader:
     def read(self, table: Mapping[str, Any]) -> None:
         for key, value in table.items():
             path: Path = (key,)
-            if key in ("drain", "workers"):
-                word = self._word(path, value, "a number")
-                if word is not None:
-                    (self._draft.drain if key == "drain" else self._draft.workers)(word, self._written(path))
+            if key in _WORDS:
+                self._of_process(path, key, value)
+            elif key == "admin":
+                self._admin(path, value)
             elif key == "limits":
                 self._level(path, PROCESS, value)
             elif key == "services":
@@ -127,6 +140,31 @@ class _Reader:
                 self._mistake(path, f"there is no such key; did you mean [services.{key}]?")
             else:
                 self._unknown(path, KEYS)
+
+    def _of_process(self, path: Path, key: str, value: object) -> None:
+        word = self._word(path, value, _WORDS[key])
+        if word is None:
+            return
+        if key == "state" or (key == "access" and word not in ACCESS_FORMS):
+            word = resolve_path(word, self._directory)
+        self._draft.process.set(key, word, self._written(path))
+
+    def _admin(self, path: Path, value: object) -> None:
+        table = value if isinstance(value, dict) else {"address": value}
+        self._only(path, table, ADMIN_KEYS)
+        if not table:
+            self._mistake(path, "there is no address in it; write address = 9000, for example")
+        place = (*path, "address") if isinstance(value, dict) else path
+        if "address" in table:
+            word = self._word(place, table["address"], 'an address, such as 9000 or "unix:admin.sock"')
+            if word is not None:
+                self._draft.process.admin(resolve_address(word, self._directory), self._written(place))
+        for name in ADMIN_PARTS:
+            if name in table:
+                here = (*path, name)
+                word = self._word(here, table[name], "the name of a file")
+                if word is not None:
+                    self._draft.process.admin_part(name, resolve_path(word, self._directory), self._written(here))
 
     def _unknown(self, path: Path, known: Sequence[str]) -> None:
         key = str(path[-1])
@@ -213,6 +251,10 @@ class _Reader:
             here = (*path, name)
             if name == "limits":
                 self._level(here, key, each)
+            elif name == "drain":
+                word = self._word(here, each, "a number")
+                if word is not None:
+                    self._draft.drain(key, word, self._written(here))
             elif name in ("service", "serve") or service is None:
                 # Of a service that is not known it cannot be said what it has.
                 continue

@@ -13,12 +13,12 @@ from typing import Any
 
 from twisted.python.reflect import accumulateClassList
 
-from netsvc.config.draft import LONGEST_DRAIN
+from netsvc.config.process import LONGEST_DRAIN
 from netsvc.discovery import Catalogue
 from netsvc.errors import PluginError
 from netsvc.interfaces import INetworkService
 from netsvc.limits import LIMITS, Limit
-from netsvc.plan import DEFAULT_DRAIN, MOST_WORKERS
+from netsvc.plan import DEFAULT_DRAIN, LOG_FORMS, MOST_WORKERS
 from netsvc.settings import Setting, declared_settings, seconds, whole_number
 
 __all__ = ["accepted_form", "configuration_schema", "write_schema"]
@@ -132,6 +132,7 @@ def _service(service: INetworkService) -> _Schema:
         "service": {"anyOf": [{"const": service.name}, {"type": "string", "pattern": _SUBSTITUTED}]},
         "listen": {"description": "Where the default protocol listens.", **_addresses(default)},
         "limits": _ref("limits"),
+        "drain": _drain("Seconds that its conversations have to end, if not those of all."),
     }
     for name, kind in service.protocols.items():
         properties[name] = {"description": f"Where the protocol {name} listens ({kind}s).", **_addresses(kind)}
@@ -160,8 +161,35 @@ def _served() -> _Schema:
             },
             **dict.fromkeys(("listen", "stream", "datagram"), streams_or_datagrams),
             "limits": _ref("limits"),
+            "drain": _drain("Seconds that its conversations have to end, if not those of all."),
         },
     }
+
+
+def _drain(description: str) -> _Schema:
+    return {"description": description, **_value(seconds(0, LONGEST_DRAIN))}
+
+
+def _file(description: str) -> _Schema:
+    return {"description": description, "type": "string", "minLength": 1}
+
+
+def _admin() -> _Schema:
+    """Describe where the admin page is."""
+    address: _Schema = {
+        "anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "minLength": 1}]
+    }
+    table = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["address"],
+        "properties": {
+            "address": {"description": "Where it listens. A bare port is on this machine only.", **address},
+            "token": _file("A file with the word that whoever asks must know."),
+            "ca": _file("A file of certificates (PEM), by one of which that of whoever asks must be signed."),
+        },
+    }
+    return {"description": "The admin page, the metrics and the API.", "anyOf": [*address["anyOf"], table]}
 
 
 def configuration_schema(catalogue: Catalogue, names: Sequence[str] | None = None) -> _Schema:
@@ -197,15 +225,25 @@ def configuration_schema(catalogue: Catalogue, names: Sequence[str] | None = Non
         "additionalProperties": False,
         "properties": {
             "drain": {
-                "description": "Seconds that conversations have to end when the process stops.",
                 "default": DEFAULT_DRAIN,
-                **_value(seconds(0, LONGEST_DRAIN)),
+                **_drain("Seconds that conversations have to end when the process stops."),
             },
             "workers": {
                 "description": "How many processes serve, on the same ports; auto: one for each core.",
                 "default": 1,
                 "anyOf": [{"const": "auto"}, *_value(whole_number(1, MOST_WORKERS))["anyOf"]],
             },
+            "log": {
+                "description": "How the log is written: text, or json, one object a line.",
+                "default": "text",
+                "anyOf": [{"enum": list(LOG_FORMS)}, {"type": "string", "pattern": _SUBSTITUTED}],
+            },
+            "access": {
+                "default": "log",
+                **_file("Where a record of each connection that ends goes: log, off, or a file of its own."),
+            },
+            "state": _file("A directory, made if it is missing, for what is to be kept."),
+            "admin": _admin(),
             "limits": {"description": "Limits of the whole process.", **_ref("limits")},
             "services": {
                 "description": "What is served: each service under its name, or one of your own choice.",

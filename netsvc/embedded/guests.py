@@ -9,13 +9,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from netsvc.embedded.passed import Passed, asked_of
 from netsvc.embedded.service import EmbeddedService, embedded_labels
 from netsvc.errors import MistakeError
-from netsvc.guard import Guard, GuardedFactory
+from netsvc.guard import Guard, guarded_factory
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
 from netsvc.hush import hushed
 from netsvc.interfaces import Kind
+from netsvc.listeners.handed import HandedPort
 from netsvc.plan import Plan, TwistdUse
 
 __all__ = ["Guest", "Moving"]
@@ -33,6 +35,10 @@ class Guest:
         self.is_open = True
         self._stopped: Deferred[None] | None = None
 
+    def drain_seconds(self, default: float) -> float:
+        """Return how many seconds its conversations have to end: those of the plan."""
+        return default
+
     def drain(self) -> Deferred[None]:
         """Take what waits, and close the ports."""
         return self.embedded.stop_listening()
@@ -41,14 +47,40 @@ class Guest:
         """Admit the next connections by the limits as they are now."""
         for listening in self.embedded.listening():
             port: Any = listening.port
-            factory = getattr(port, "factory", None)
-            # TLS or PROXY may stand around the guard.
-            while factory is not None and not isinstance(factory, GuardedFactory):
-                factory = getattr(factory, "wrappedFactory", None) or getattr(factory, "factory", None)
-            for gated in (factory, getattr(port, "sessions", None)):
+            for gated in (guarded_factory(getattr(port, "factory", None)), getattr(port, "sessions", None)):
                 if gated is not None:
                     # It finds out anew what holds.
                     gated.gate = gated.gate
+
+    def pause(self) -> None:
+        """Take nothing, until `resume` is called: what comes waits."""
+        for listening in self.embedded.listening():
+            listening.port.stopReading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Take what waits, and what comes."""
+        for listening in self.embedded.listening():
+            listening.port.startReading()  # type: ignore[attr-defined]
+
+    def handed(self) -> list[HandedPort]:
+        """List its ports, as another process may take them over. Raises `MistakeError` if one cannot be."""
+        if any(getattr(listening.port, "socket", None) is None for listening in self.embedded.listening()):
+            raise MistakeError([f"{self.key} cannot be handed over, as it has a port that is no socket"])
+        return [
+            HandedPort(
+                "plugin",
+                self.key,
+                "datagram" if listening.datagrams else "stream",
+                asked_of(listening.port),
+                [[listening.port.socket]],  # type: ignore[attr-defined]
+                listening.files(),
+                let_go=partial(hushed, listening.let_go),
+                own=listening.own,
+                pause=listening.port.stopReading,  # type: ignore[attr-defined]
+                resume=listening.port.startReading,  # type: ignore[attr-defined]
+            )
+            for listening in self.embedded.listening()
+        ]
 
     def takes(self, kind: Kind, number: int) -> bool:
         """Tell whether it has a port of this number."""
@@ -93,6 +125,8 @@ class Moving:
         self.failed: Callable[[str], None] = _warn
         #: In place of those that were closed for nothing, as the passage has failed; None if that failed as well.
         self.restored: dict[Guest, Guest | None] = {}
+        #: Sockets that another process has opened for plugins of the same names.
+        self.passed: Callable[[str], Passed | None] = lambda label: None
         self._plan = plan
         self._guard = guard
         self._reactor = reactor
@@ -143,7 +177,10 @@ class Moving:
             level = Level(label, use.limits, self._guard.clock)
         except MistakeError as error:
             raise MistakeError([f"{use.place}{mistake}" for mistake in error.mistakes]) from error
-        return EmbeddedService(use, self._guard, self._reactor, label=label, level=level, failed=self.failed)
+        passed = self.passed(label)
+        return EmbeddedService(
+            use, self._guard, self._reactor, label=label, level=level, failed=self.failed, passed=passed
+        )
 
     def close(self, old: Guest, restore: list[Callable[[], object]]) -> None:
         """Close the ports of one that goes, as they are in the way of something new."""

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from netsvc.address import Address
 from netsvc.discovery import ANYTHING, describe, discover, nearest
+from netsvc.embedded.passed import Passed
 from netsvc.embedded.tree import Ports, has_datagrams, place_of, stop_services, surround, unreachable
 from netsvc.errors import MistakeError
 from netsvc.guard import Guard
@@ -39,7 +40,7 @@ class EmbeddedService:
 
     What it opens is behind `guard`, with the limits of `level`, or of a level of its own named `label`; `notes` has a
     line for all that is not, or will not work. `failed` is called with a line if a port cannot be opened after the
-    start. Raises `MistakeError` if it cannot be built.
+    start. What is `passed` is opened in place of what it asks for. Raises `MistakeError` if it cannot be built.
 
     It runs below an application of its own, which nobody else sees: a log, a user or a process name that it sets
     there has no effect, and nothing is saved.
@@ -54,6 +55,7 @@ class EmbeddedService:
         label: str | None = None,
         level: Any = None,
         failed: Callable[[str], None] = lambda line: None,
+        passed: Passed | None = None,
     ) -> None:
         self.use = use
         self.label = label or use.words[0]
@@ -65,7 +67,7 @@ class EmbeddedService:
         self._mistakes: list[str] = []
         self._opening: Deferred[None] | None = None
         self._closing: Deferred[Any] | None = None
-        self._ports = Ports(guard, self.label, self.level, reactor)
+        self._ports = Ports(guard, self.label, self.level, reactor, passed)
         self._ports.opened = self._opened
         self._ports.failed = self._not_opened
         application: Any = Application(self.label)

@@ -7,8 +7,9 @@ is. The rest is told by name.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService, _AbstractServer
@@ -23,9 +24,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer, providedBy
 
+from netsvc.accepting import accept_by
 from netsvc.embedded.endpoint import GuardedEndpoint, stand_outside
-from netsvc.guard import Guard, GuardedFactory
-from netsvc.hush import AcceptLog, hushed
+from netsvc.embedded.passed import Passed
+from netsvc.guard import Guard, GuardedFactory, guarded_factory
+from netsvc.hush import hushed
 from netsvc.limits import Limits
 from netsvc.listeners.opening import Listening
 from netsvc.listeners.sockets import BACKLOG, bound_unix_datagram
@@ -50,7 +53,7 @@ class Ports:
     `opened` is called with the label and each port that opens, `failed` with what kept one from it.
     """
 
-    def __init__(self, guard: Guard, label: str, level: Any, reactor: Any) -> None:
+    def __init__(self, guard: Guard, label: str, level: Any, reactor: Any, passed: Passed | None = None) -> None:
         self.guard = guard
         self.label = label
         self.reactor = reactor
@@ -61,11 +64,16 @@ class Ports:
         #: Why the last datagram port could not be opened.
         self.datagrams_refused: CannotListenError | None = None
         self._level = level
+        #: What another process has opened.
+        self._passed = passed
         self._open: list[tuple[str, Listening]] = []
         self._held: list[Factory] = []
 
     def open(self) -> list[tuple[str, Listening]]:
         """List what is open, with its label."""
+        for _, listening in self._open:
+            if not getattr(listening.port, "connected", True) and (tally := self._tally(listening)) is not None:
+                tally.closed = True
         self._open = [each for each in self._open if getattr(each[1].port, "connected", True)]
         return list(self._open)
 
@@ -83,7 +91,8 @@ class Ports:
         """Take in what is opened meanwhile, whoever does it and how."""
         before = self._listening()
         try:
-            yield
+            with nullcontext() if self._passed is None else self._passed.offered(self.reactor):
+                yield
         finally:
             for port in self._listening() - before - {listening.port for _, listening in self._open}:
                 self._adopt(port)
@@ -119,8 +128,7 @@ class Ports:
         """Take a port in that is open."""
         self._hold(guarded.factory)
         if hasattr(port, "numberAccepts"):
-            accepting: Any = port
-            accepting._logger = Logger(namespace=_log.namespace, observer=AcceptLog(self.reactor, _log))
+            accept_by(port)
         stand_outside(port, guarded)
         if isinstance(guarded.factory, TLSMemoryBIOFactory):
             guarded.factory.protocol = TLSTransport
@@ -132,6 +140,8 @@ class Ports:
     def datagrams(self, port: Any, path: str | None = None) -> Any:
         """Open a datagram port, with the limits."""
         label = f"{self.label} udp"
+        if self._passed is not None and path is None:
+            self._passed.take_datagrams(port)
         port.protocol.noisy = False
         port.sessions = self.guard.sessions(label, self._level)
         try:
@@ -142,8 +152,24 @@ class Ports:
         self._take(label, Listening(port, path))
         return port
 
+    def _tally(self, listening: Listening) -> Any:
+        """Return the account of a port, if it has limits."""
+        port: Any = listening.port
+        gated = getattr(port, "sessions", None) or guarded_factory(getattr(port, "factory", None))
+        return None if gated is None else gated.gate.tally
+
+    def bound_unix_datagram(self, path: Any, mode: int) -> socket.socket:
+        """Return a UNIX datagram socket: one that is there, or a new one. Raises `OSError`."""
+        passed = self._passed and self._passed.take_path("datagram", path)
+        return passed or bound_unix_datagram(path, mode)
+
     def _take(self, label: str, listening: Listening) -> None:
+        if self._passed is not None and self._passed.has_given(listening.port):
+            listening.share()
         self._open.append((label, listening))
+        tally = self._tally(listening)
+        if tally is not None:
+            tally.place = place_of(listening)
         self.opened(label, listening)
 
 
@@ -234,7 +260,7 @@ class _Reactor:
 
     def listenUNIXDatagram(self, address: Any, protocol: Any, maxPacketSize: int = 8192, mode: int = 0o666) -> Any:
         try:
-            bound = bound_unix_datagram(address, mode)
+            bound = self._ports.bound_unix_datagram(address, mode)
         except OSError as error:
             raise CannotListenError(None, address, error) from error
         with bound:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import select
-import socket
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -16,6 +13,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from netsvc.guard.buckets import Bucket
+from netsvc.guard.turns import TURNS, Turns
 
 __all__ = ["MOST", "Allowance", "Flushing", "Reading", "Writing"]
 
@@ -28,12 +26,6 @@ _LARGEST_PORTION = 1024 * 1024
 _SHORT, _LONG = 1.0, 4.0
 #: Bytes for one turn, where there are not enough for all who want some; a sixteenth of a burst where that is less.
 _SHARE = 16 * 1024
-#: Seconds between looks for resets among those that wait for a bucket, and how many are looked at in one turn of the
-#: event loop: each may be lost then.
-_LOOK_EVERY = 0.25
-_LOOKS = 100
-
-_poll: Any = getattr(select, "poll", None)
 
 
 class Allowance(ABC):
@@ -68,7 +60,7 @@ class Allowance(ABC):
         self._taken = self._granted = 0
         self._since = 0.0
         # Among whom it waits.
-        self._turns: _Turns | None = None
+        self._turns: Turns | None = None
 
     def ask(self) -> tuple[int, int]:
         """Return how many bytes may go, and how many in one system call.
@@ -159,13 +151,13 @@ class Allowance(ABC):
         """
         while self._taken < len(self._buckets):
             bucket = self._buckets[-1 - self._taken]
-            turns = _TURNS.get(bucket)
+            turns = TURNS.get(bucket)
             if turns is None:
                 if not bucket.wait(self.share, now):
                     bucket.take(self.share, now)
                     self._taken += 1
                     continue
-                turns = _TURNS[bucket] = _Turns(bucket, self._clock, now)
+                turns = TURNS[bucket] = Turns(bucket, self._clock, now)
             self._turns = turns
             turns.join(self, now)
             return False
@@ -173,110 +165,11 @@ class Allowance(ABC):
 
     def _wait(self, amount: int, now: float) -> float:
         # Nobody overtakes those who wait.
-        return max(inf if bucket in _TURNS else bucket.wait(amount, now) for bucket in self._buckets)
+        return max(inf if bucket in TURNS else bucket.wait(amount, now) for bucket in self._buckets)
 
     def _take(self, amount: int, now: float) -> None:
         for bucket in self._buckets:
             bucket.take(amount, now)
-
-
-class _Turns:
-    """Those who wait for a bucket, in order, with one delayed call for all. When one leaves, all after it move up.
-
-    They are out of the reactor, which so does not see when a peer resets one of their connections: they are looked at.
-    """
-
-    __slots__ = ("_bucket", "_call", "_clock", "_due", "_look_at", "_to_look_at", "_waiting")
-
-    def __init__(self, bucket: Bucket, clock: Any, now: float) -> None:
-        self._bucket = bucket
-        self._clock = clock
-        # Not a dict: to find the first in one from which many were taken takes long.
-        self._waiting: OrderedDict[Allowance, None] = OrderedDict()
-        self._due = 0.0
-        self._look_at = now + _LOOK_EVERY
-        self._to_look_at: list[Allowance] = []
-        self._call: Any = None
-
-    def join(self, last: Allowance, now: float) -> None:
-        """Wait after all others."""
-        self._waiting[last] = None
-        if len(self._waiting) == 1:
-            self._next(now)
-            self._arm(now)
-
-    def leave(self, one: Allowance, now: float) -> None:
-        """Wait no more."""
-        first = next(iter(self._waiting)) is one
-        del self._waiting[one]
-        if first:
-            self._bucket.take(-one.share, now)
-            self._next(now)
-            self._arm(now)
-
-    def _next(self, now: float) -> None:
-        """Take for the first before it is there, so that others who take as they come do not keep it waiting."""
-        if self._waiting:
-            share = next(iter(self._waiting)).share
-            self._due = now + self._bucket.wait(share, now)
-            self._bucket.take(share, now)
-        else:
-            del _TURNS[self._bucket]
-
-    def _arm(self, now: float) -> None:
-        delay = max(0.0, min(self._due, self._look_at) - now)
-        if not self._waiting:
-            if self._call is not None:
-                self._call.cancel()
-                self._call = None
-        elif self._call is None:
-            self._call = self._clock.callLater(delay, self._turn)
-        else:
-            self._call.reset(delay)
-
-    def _turn(self) -> None:
-        self._call = None
-        now = self._clock.seconds()
-        while self._waiting and now >= self._due:
-            first, _ = self._waiting.popitem(last=False)
-            self._next(now)
-            first.go_on(now)
-        if self._waiting and now >= self._look_at:
-            self._look(now)
-        self._arm(now)
-
-    def _look(self, now: float) -> None:
-        if not self._to_look_at:
-            self._to_look_at = list(self._waiting)
-        some = self._to_look_at[-_LOOKS:]
-        del self._to_look_at[-_LOOKS:]
-        self._look_at = now if self._to_look_at else now + _LOOK_EVERY
-        for one in _reset(each for each in some if each in self._waiting):
-            # What the loss of another did may have ended it.
-            if one in self._waiting:
-                one.lose()
-
-
-def _reset(waiting: Iterable[Allowance], poll: Any = _poll) -> list[Allowance]:
-    """Return those whose connections are no more: the peer has reset them, or they have timed out.
-
-    Where both ends have said that they have sent all, or a peer on this machine is gone, there may be bytes left to be
-    read; that is no reset, and found when they have been read. Where there is no poll(2), none is known.
-    """
-    if poll is None:
-        return []
-    found = poll()
-    by_descriptor = {}
-    for one in waiting:
-        if one.transport.socket.family != getattr(socket, "AF_UNIX", None):
-            by_descriptor[one.transport.fileno()] = one
-            # Errors are always told.
-            found.register(one.transport.fileno(), 0)
-    return [by_descriptor[descriptor] for descriptor, event in found.poll(0) if event & select.POLLERR]
-
-
-#: By bucket; only as long as somebody waits.
-_TURNS: dict[Bucket, _Turns] = {}
 
 
 class _Absence(Allowance):

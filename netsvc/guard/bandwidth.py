@@ -66,7 +66,7 @@ class Bandwidth:
         name, bucket, reported = rate
         if not reported:
             return bucket
-        return _Reporting(bucket, partial(self._gate.refusals.count, self._gate.label, name, peer, dry=True))
+        return _Reporting(bucket, partial(self._gate.note, name, peer, dry=True))
 
 
 class _Reporting(Bucket):

@@ -9,6 +9,7 @@ from netsvc.guard.ledger import Ledger, Table
 from netsvc.guard.level import Level
 from netsvc.guard.peers import peer_key
 from netsvc.guard.refusals import Refusals
+from netsvc.guard.tally import Tally, split_label
 from netsvc.interfaces import Kind
 
 __all__ = ["Gate"]
@@ -17,13 +18,25 @@ __all__ = ["Gate"]
 class Gate:
     """Admits connections, or datagram peers, by the limits of the process, the service and the listener.
 
-    What is refused at one level leaves no trace at any, but in `refusals`.
+    What is refused at one level leaves no trace at any, but in `refusals` and in the account of the listener, `tally`.
     """
 
-    def __init__(self, levels: Sequence[Level], refusals: Refusals, label: str, kind: Kind, clock: Any) -> None:
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        refusals: Refusals,
+        label: str,
+        kind: Kind,
+        clock: Any,
+        *,
+        tally: Tally | None = None,
+    ) -> None:
         self.levels = levels
         self.label = label
         self.refusals = refusals
+        self.tally = tally or Tally(*split_label(label), kind)
+        self.tally.gate = self
+        self._counts = self.tally.counts
         self._seconds = clock.seconds
         self._ledgers = tuple(level.ledger(kind) for level in levels)
 
@@ -68,6 +81,9 @@ class Gate:
                     return None
         for ledger in ledgers:
             ledger.enter(peer, now)
+        counts = self._counts
+        counts.accepted += 1
+        counts.open += 1
         return peer
 
     def _refuses(self, ledger: Ledger, name: str, peer: str, ask: Callable[..., str], *details: Any) -> bool:
@@ -75,14 +91,21 @@ class Gate:
         waived: tuple[str, ...] = ()
         while name:
             reported = ledger.reports(name)
-            self.refusals.count(self.label, name, peer, dry=reported)
+            self.note(name, peer, dry=reported)
             if not reported:
                 return True
             waived += (name,)
             name = ask(*details, waived)
         return False
 
+    def note(self, limit: str, peer: str, *, dry: bool = False, ended: bool = False) -> None:
+        """Count what a limit did, or would have done; see `Refusals.count`."""
+        if not ended:
+            (self._counts.reported if dry else self._counts.refused)[limit] += 1
+        self.refusals.count(self.label, limit, peer, dry=dry, ended=ended, tally=self.tally)
+
     def leave(self, peer: str) -> None:
         """Let go whom `admit` returned."""
         for ledger in self._ledgers:
             ledger.leave(peer)
+        self._counts.open -= 1

@@ -8,11 +8,13 @@ from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
 
+from netsvc.guard.faults import Faults
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
 from netsvc.guard.refusals import Refusals
 from netsvc.guard.sessions import Sessions
 from netsvc.guard.stream import Connection, GuardedFactory
+from netsvc.guard.tally import Book, Tally, split_label
 from netsvc.guard.watch import Watch
 from netsvc.interfaces import Kind
 from netsvc.limits import DEFAULTS, Limits
@@ -33,6 +35,8 @@ class Guard:
         self.ended: Callable[[], None] = lambda: None
         self.clock = clock
         self.refusals = Refusals(clock)
+        self.faults = Faults(clock)
+        self.book = Book()
         self.process = Level("process", limits or {}, clock, DEFAULTS)
         self.watch = Watch(clock, self._overstayed, self._would_end)
         self._services: dict[str, Level] = {}
@@ -49,24 +53,46 @@ class Guard:
             level.change(limits)
         return level
 
-    def gate(self, label: str, kind: Kind, service: Level | None = None, limits: Limits | None = None) -> Gate:
-        """Make what admits the peers of one listener."""
+    def gate(
+        self,
+        label: str,
+        kind: Kind,
+        service: Level | None = None,
+        limits: Limits | None = None,
+        *,
+        tally: Tally | None = None,
+    ) -> Gate:
+        """Make what admits the peers of one listener, with an account of its own unless one is given."""
         levels = [self.process, *([service] if service else [])]
         if limits:
             levels.append(Level(label, limits, self.clock))
-        return Gate(levels, self.refusals, label, kind, self.clock)
+        tally = tally or self.book.open(*split_label(label), kind)
+        return Gate(levels, self.refusals, label, kind, self.clock, tally=tally)
 
     def wrap(
-        self, factory: IProtocolFactory, label: str, service: Level | None = None, limits: Limits | None = None
+        self,
+        factory: IProtocolFactory,
+        label: str,
+        service: Level | None = None,
+        limits: Limits | None = None,
+        *,
+        tally: Tally | None = None,
     ) -> GuardedFactory:
         """Return a factory that builds what `factory` builds, guarded. `label` names the listener."""
-        return GuardedFactory(self, factory, label, self.gate(label, "stream", service, limits))
+        return GuardedFactory(self, factory, label, self.gate(label, "stream", service, limits, tally=tally))
 
     def sessions(
-        self, label: str, service: Level | None = None, limits: Limits | None = None, *, verified: bool = False
+        self,
+        label: str,
+        service: Level | None = None,
+        limits: Limits | None = None,
+        *,
+        verified: bool = False,
+        tally: Tally | None = None,
     ) -> Sessions:
         """Make the table of a datagram port's peers. `verified`: the protocol sees to it that they are not forged."""
-        return Sessions(self.clock, self.gate(label, "datagram", service, limits), self.refusals, verified=verified)
+        gate = self.gate(label, "datagram", service, limits, tally=tally)
+        return Sessions(self.clock, gate, verified=verified)
 
     def census(self) -> Counter[str]:
         """Count the live connections by label."""
@@ -78,7 +104,8 @@ class Guard:
         self.refusals.close()
 
     def _overstayed(self, connection: Connection, limit: str) -> None:
-        self.refusals.count(connection.label, limit, str(connection.peer_key), ended=True)
+        connection.cause = ("limit", limit)
+        connection.gate.note(limit, str(connection.peer_key), ended=True)
 
     def _would_end(self, connection: Connection, limit: str) -> None:
-        self.refusals.count(connection.label, limit, str(connection.peer_key), ended=True, dry=True)
+        connection.gate.note(limit, str(connection.peer_key), ended=True, dry=True)

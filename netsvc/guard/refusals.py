@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.logger import Logger, LogLevel
 
 from netsvc.text import escape
 
-__all__ = ["INTERVAL", "Refusals"]
+if TYPE_CHECKING:
+    from netsvc.guard.tally import Tally
+
+__all__ = ["INTERVAL", "MOST_RECENT", "Refusal", "Refusals"]
 
 #: Seconds from one line to the next about the same limit.
 INTERVAL = 1.0
+#: The last ones that are remembered.
+MOST_RECENT = 200
 
 #: What is said of a limit that only reports or does not, of one that ends connections or does not.
 _VERBS = {
@@ -28,6 +34,17 @@ _log = Logger(namespace="netsvc.guard")
 _Reason = tuple[str, bool, bool]
 
 
+class Refusal(NamedTuple):
+    """One that is remembered. `tally` is the account of its listener, if there is one; `time` is since the epoch."""
+
+    time: float
+    label: str
+    limit: str
+    peer: str
+    action: str
+    tally: Tally | None
+
+
 class Refusals:
     """Counts by listener and limit, and logs the first of a reason at once, then one line a second with how many.
 
@@ -38,16 +55,28 @@ class Refusals:
     def __init__(self, clock: Any) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.reported: Counter[tuple[str, str]] = Counter()
+        #: The last ones, the newest last.
+        self.last: deque[Refusal] = deque(maxlen=MOST_RECENT)
         self._clock = clock
         #: The reasons of which a line was logged less than a second ago.
         self._recent: dict[_Reason, _Pending] = {}
 
-    def count(self, label: str, limit: str, peer: str, *, dry: bool = False, ended: bool = False) -> None:
+    def count(
+        self,
+        label: str,
+        limit: str,
+        peer: str,
+        *,
+        dry: bool = False,
+        ended: bool = False,
+        tally: Tally | None = None,
+    ) -> None:
         """Count what `limit` did to `peer` at the listener `label`: refused it, or ended what had been admitted.
 
         `dry`: it would have, but only reports.
         """
         (self.reported if dry else self.counts)[label, limit] += 1
+        self.last.append(Refusal(time.time(), label, limit, peer, _VERBS[dry, ended], tally))
         reason = (limit, dry, ended)
         pending = self._recent.get(reason)
         if pending is not None:

@@ -11,6 +11,8 @@ sessions forgets one: a flood at one port does not close another.
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,10 +20,10 @@ from weakref import WeakValueDictionary
 from netsvc.guard.bandwidth import Rate, shared_rates
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.gate import Gate
-from netsvc.guard.peers import peer_key
-from netsvc.guard.refusals import Refusals
+from netsvc.guard.peers import peer_key, plain_host
+from netsvc.guard.tally import next_number
 from netsvc.limits import Limits, in_force
-from netsvc.udp import ONE_DATAGRAM
+from netsvc.udp import ONE_COUNTED, ONE_DATAGRAM
 
 __all__ = ["Session", "Sessions"]
 
@@ -29,6 +31,9 @@ __all__ = ["Session", "Sessions"]
 _LONGEST_IDLE = 86400.0
 #: Bytes. No datagram is longer.
 _LONGEST = 65535.0
+
+#: Sessions that are recorded in one turn of the event loop: a millisecond's worth.
+_RECORDED_A_TURN = 200
 
 #: Datagrams that are granted in one go. Fewer are asked for one by one.
 _MOST_GRANTED, _LEAST_GRANTED = 63, 4
@@ -39,6 +44,7 @@ class Session:
 
     What it may send and be sent in what is left of a batch is `granted` in one go: so many datagrams, in the form of
     `ONE_DATAGRAM`. `used` is what it has used of it, `unsent` the bytes of what it sent that were not answered.
+    `received` and `sent` count all of its datagrams and their bytes, in the form of `ONE_COUNTED`.
     """
 
     __slots__ = (
@@ -48,9 +54,13 @@ class Session:
         "credit",
         "gate",
         "granted",
+        "number",
         "peer_key",
         "pool",
         "reads",
+        "received",
+        "seen",
+        "sent",
         "unsent",
         "used",
         "writes",
@@ -58,6 +68,10 @@ class Session:
 
     def __init__(self, address: Any, gate: Gate, peer_key: str, began: float) -> None:
         self.address = address
+        self.number = next_number()
+        self.received = self.sent = 0
+        #: What of both is in the account of the port already.
+        self.seen = (0, 0)
         #: Where it has been admitted, and is to leave.
         self.gate = gate
         self.peer_key = peer_key
@@ -71,6 +85,33 @@ class Session:
         self.pool: _Pool | None = None
         self.reads: Sequence[Rate] = ()
         self.writes: Sequence[Rate] = ()
+
+    def look(self) -> tuple[int, int, int, int]:
+        """Bring the account of the port up to date; return bytes, then datagrams, that came and went."""
+        received, sent = self.received, self.sent
+        datagrams_in, bytes_in = divmod(received, ONE_COUNTED)
+        datagrams_out, bytes_out = divmod(sent, ONE_COUNTED)
+        before_in, before_out = self.seen
+        if received != before_in or sent != before_out:
+            counts = self.gate.tally.counts
+            more_datagrams, more_bytes = divmod(received - before_in, ONE_COUNTED)
+            counts.datagrams_in += more_datagrams
+            counts.bytes_in += more_bytes
+            more_datagrams, more_bytes = divmod(sent - before_out, ONE_COUNTED)
+            counts.datagrams_out += more_datagrams
+            counts.bytes_out += more_bytes
+            self.seen = (received, sent)
+        return bytes_in, bytes_out, datagrams_in, datagrams_out
+
+    def peer_place(self) -> tuple[str, int | None]:
+        """Return where the peer is: an address and a port, or the path of its UNIX socket and None."""
+        if type(self.address) is tuple:
+            return plain_host(self.address[0]), self.address[1]
+        return _path(self.address), None
+
+
+def _path(address: Any) -> str:
+    return os.fsdecode(address) if isinstance(address, str | bytes) else ""
 
 
 class _Pool:
@@ -87,15 +128,17 @@ class _Pool:
 class Sessions:
     """The peers of one datagram port. `netsvc.udp.UDPPort` asks it of every datagram that comes or goes."""
 
-    def __init__(self, clock: Any, gate: Gate, refusals: Refusals, *, verified: bool = False) -> None:
+    def __init__(self, clock: Any, gate: Gate, *, verified: bool = False) -> None:
         self.young: dict[Any, Session] = {}
         self._old: dict[Any, Session] = {}
         self._oldest: dict[Any, Session] = {}
         self._clock = clock
-        self._refusals = refusals
+        #: Those that have ended and are still to be recorded, with the moment since the epoch.
+        self._past: list[tuple[Session, float, float]] = []
         self._verified = verified
         self._unbounded = False
         self._turn: Any = None
+        self._recording: Any = None
         self._batch = 0
         self._granted: list[Session] = []
         #: By the keys of peers, those of UNIX sockets by their addresses. One is there as long as a session has it.
@@ -112,6 +155,7 @@ class Sessions:
     def gate(self, gate: Gate) -> None:
         self._gate.remove_table(self)
         gate.add_table(self)
+        gate.tally.sessions = self
         self._gate = gate
         levels = [level.limits for level in gate.levels]
         amplify, self._amplify_reported = in_force(levels, "amplify")
@@ -119,7 +163,7 @@ class Sessions:
         verified = self._verified and not any("amplify" in level.chosen for level in gate.levels)
         if self._unbounded is not (verified or amplify is None):
             self._unbounded = not self._unbounded
-            for session in self._all():
+            for session in self.all():
                 session.credit = math.inf if self._unbounded else 0
         self._amplify: float = 0 if self._unbounded else amplify
         idle, _ = in_force(levels, "sessionidle")
@@ -144,7 +188,8 @@ class Sessions:
     def __len__(self) -> int:
         return len(self.young) + len(self._old) + len(self._oldest)
 
-    def _all(self) -> list[Session]:
+    def all(self) -> list[Session]:
+        """List the sessions."""
         return [*self._oldest.values(), *self._old.values(), *self.young.values()]
 
     def find(self, address: Any) -> Session | None:
@@ -193,16 +238,44 @@ class Sessions:
         aged = self._oldest or self._old
         if aged:
             _, forgotten = aged.popitem()
-            forgotten.gate.leave(forgotten.peer_key)
+            self._end(forgotten, "full")
+
+    def _end(self, session: Session, reason: str, limit: str | None = None) -> None:
+        """Let a session leave that is in no table any more."""
+        session.gate.leave(session.peer_key)
+        _tell(session, max(0.0, self._clock.seconds() - session.began), (reason, limit))
+
+    def forget(self, session: Session, reason: str) -> bool:
+        """Forget a session, for one of `netsvc.records.REASONS`. Tell whether it was there."""
+        for generation in (self.young, self._old, self._oldest):
+            if generation.get(session.address) is session:
+                del generation[session.address]
+                self._end(session, reason)
+                return True
+        return False
 
     def _grow_old(self) -> None:
         self._oldest, self._old, self.young = self._old, self.young, {}
 
     def _turn_over(self) -> None:
-        for session in self._oldest.values():
-            session.gate.leave(session.peer_key)
+        if self._oldest:
+            waiting = bool(self._past)
+            now, when = self._clock.seconds(), time.time()
+            for session in self._oldest.values():
+                # To make room is quick, and to record it is not: thousands may end at once.
+                session.gate.leave(session.peer_key)
+                self._past.append((session, max(0.0, now - session.began), when))
+            if not waiting:
+                self._recording = self._clock.callLater(0, self._record_some)
         self._grow_old()
         self._turn = self._clock.callLater(self._half, self._turn_over) if len(self) else None
+
+    def _record_some(self) -> None:
+        for session, seconds, when in self._past[:_RECORDED_A_TURN]:
+            _tell(session, seconds, ("silent", None), when)
+        del self._past[:_RECORDED_A_TURN]
+        if self._past:
+            self._recording = self._clock.callLater(0, self._record_some)
 
     def room(self, session: Session, size: int) -> float:
         """Return how many bytes may be sent to a peer unasked because of a datagram, where this is not `plain`."""
@@ -216,12 +289,13 @@ class Sessions:
         now = self._clock.seconds()
         life, reported = self._life
         if life is not None and now - session.began >= life:
-            session.began = now
-            self._refusals.count(self._gate.label, "life", session.peer_key, dry=reported, ended=True)
-            if not reported:
+            self._gate.note("life", session.peer_key, dry=reported, ended=True)
+            if reported:
+                session.began = now
+            else:
                 # Its next datagram begins another one, if the limits let it.
                 self.young.pop(session.address, None)
-                session.gate.leave(session.peer_key)
+                self._end(session, "limit", "life")
                 return False
         if session.asked == self._batch:
             # It is not the only one.
@@ -281,7 +355,7 @@ class Sessions:
         for name, bucket, reported in rates:
             amount = 1 if name == "datagrams" else size
             if bucket.wait(amount, now) > 0 and not (self._take_back() and bucket.wait(amount, now) == 0):
-                self._refusals.count(self._gate.label, name, session.peer_key, dry=reported)
+                self._gate.note(name, session.peer_key, dry=reported)
                 if not reported:
                     return False
             else:
@@ -293,19 +367,29 @@ class Sessions:
         if self._unbounded:
             return True
         key = session.peer_key if session else peer_key(address[0]) if type(address) is tuple else str(address)
-        self._refusals.count(self._gate.label, "amplify", key, dry=self._amplify_reported)
+        self._gate.note("amplify", key, dry=self._amplify_reported)
         return self._amplify_reported
 
     def close(self) -> None:
         """Forget every peer."""
         self._gate.remove_table(self)
-        for session in self._all():
-            session.gate.leave(session.peer_key)
+        for session in self.all():
+            self._end(session, "closed")
+        if self._past:
+            self._recording.cancel()
+            for session, seconds, when in self._past:
+                _tell(session, seconds, ("silent", None), when)
+            self._past.clear()
         for generation in (self._oldest, self._old, self.young):
             generation.clear()
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
+
+
+def _tell(session: Session, seconds: float, cause: tuple[str, str | None], when: float | None = None) -> None:
+    taken = session.look()
+    session.gate.tally.ended(session.peer_place(), taken, seconds, cause, when)
 
 
 def _rates(levels: Sequence[Limits], *names: str) -> list[tuple[str, float, bool]]:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.error import ConnectionAborted, ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
@@ -20,14 +21,19 @@ from zope.interface import alsoProvides, directlyProvides, implementer, provided
 
 from netsvc.guard.bandwidth import Bandwidth
 from netsvc.guard.ending import abort
+from netsvc.guard.faults import is_fault
 from netsvc.guard.gate import Gate
+from netsvc.guard.peers import plain_host
+from netsvc.guard.tally import next_number
+from netsvc.guard.tcp_info import socket_transport
+from netsvc.guard.traffic import Counted, Traffic, count, traffic
 from netsvc.guard.watch import Watched
 from netsvc.limits import in_force
 
 if TYPE_CHECKING:
     from netsvc.guard.guard import Guard
 
-__all__ = ["Connection", "GuardedFactory"]
+__all__ = ["Connection", "GuardedFactory", "guarded_factory"]
 
 #: Of SO_PEERCRED: process, user and group (unix(7)).
 _CREDENTIALS = struct.Struct("3i")
@@ -39,10 +45,14 @@ class Connection(Watched):
     Below TLS of our own, `transport` is what encrypts: it ends a connection as its peer expects.
     """
 
-    __slots__ = ("gate", "label", "peer", "peer_key", "protocol", "transport")
+    __slots__ = (
+        *("bytes_in", "bytes_out", "cause", "gate", "label", "lowest", "number", "peer", "peer_key", "protocol"),
+        "transport",
+    )
 
     def __init__(self, label: str, peer: IAddress, protocol: Any, gate: Gate, peer_key: str | None) -> None:
         super().__init__()
+        self.number = next_number()
         self.label = label
         self.peer = peer
         self.protocol = protocol
@@ -50,6 +60,42 @@ class Connection(Watched):
         self.gate = gate
         #: Whom the limits count it for; None until that is known.
         self.peer_key = peer_key
+        #: The transport that has the socket.
+        self.lowest: Any = None
+        #: What is in the account of its listener already.
+        self.bytes_in = self.bytes_out = 0
+        #: Why it is being ended, by whom that is not its service: one of `netsvc.records.REASONS`, and a limit.
+        self.cause: tuple[str, str | None] | None = None
+
+    def peer_place(self) -> tuple[str, int | None]:
+        """Return where the peer is: an address and a port; or who it is, as far as is known, and None."""
+        host = getattr(self.peer, "host", None)
+        if host is None:
+            return self.peer_key or "", None
+        return plain_host(host), getattr(self.peer, "port", None)
+
+    def fail(self, guard: Guard, failure: Failure, what: str = "failed") -> None:
+        """Take note of what the protocol has raised."""
+        self.cause = self.cause or ("error", None)
+        self.gate.tally.counts.errors += 1
+        guard.faults.note(self.label, *self.peer_place(), failure, what)
+
+    def look(self, *, in_order: bool = True) -> Traffic:
+        """Bring the account of the listener up to date; return what the connection has taken and sent.
+
+        `in_order`: the peer has not broken it off.
+        """
+        so_far = traffic(self.lowest)
+        counts = self.gate.tally.counts
+        received = so_far.received - (so_far.closed and in_order)
+        # A socket that is gone does not say.
+        if received > self.bytes_in:
+            counts.bytes_in += received - self.bytes_in
+            self.bytes_in = received
+        if so_far.sent > self.bytes_out:
+            counts.bytes_out += so_far.sent - self.bytes_out
+            self.bytes_out = so_far.sent
+        return so_far
 
 
 @implementer(IProtocolFactory)
@@ -130,15 +176,20 @@ class GuardedFactory(Factory):
             built = self._built = self.envelope(self._factory) if self.envelope else self._factory
         try:
             protocol: Any = built.buildProtocol(addr)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (of one connection; who comes next may be built)
             if peer is not None:
                 gate.leave(peer)
-            raise
+            where = plain_host(host) if host is not None else ""
+            port = getattr(addr, "port", None)
+            self.guard.faults.note(self.label, where, port, Failure(), "could not be given a protocol")
+            gate.tally.counts.errors += 1
+            return None if self.outermost else _Refusal()
         if protocol is None or getattr(protocol, "wrappedProtocol", protocol) is None:
             if peer is not None:
                 gate.leave(peer)
             return _Refusal()
         connection = Connection(self.label, addr, protocol, gate, peer)
+        connection.began = self.guard.clock.seconds()
         making = _Making(self, connection, protocol.makeConnection)
         try:
             protocol.makeConnection = making
@@ -147,6 +198,13 @@ class GuardedFactory(Factory):
             making.original = protocol.makeConnection
             protocol.makeConnection = making
         return protocol  # type: ignore[no-any-return]
+
+
+def guarded_factory(factory: Any) -> GuardedFactory | None:
+    """Return the guard in what a port has as its factory: TLS or PROXY may stand around it. None if there is none."""
+    while factory is not None and not isinstance(factory, GuardedFactory):
+        factory = getattr(factory, "wrappedFactory", None) or getattr(factory, "factory", None)
+    return factory
 
 
 class _Refusal(Protocol):
@@ -219,6 +277,8 @@ class _Making:
                 refusal.makeConnection(transport)
                 return
         connection.transport = protocol if isinstance(protocol, TLSMemoryBIOProtocol) else transport
+        connection.lowest = socket_transport(transport)
+        count(connection.lowest)
         teller = transport if hasattr(transport, "connectionLost") else protocol
         teller.connectionLost = _Losing(factory.guard, connection, teller)
         guard = factory.guard
@@ -228,7 +288,11 @@ class _Making:
             factory.bandwidth.limit(transport, connection.peer_key)
         if isinstance(transport, HAProxyProtocolWrapper) and IHalfCloseableProtocol.providedBy(protocol):
             _pass_on_half_closes(transport, protocol)
-        self.original(transport)
+        try:
+            self.original(transport)
+        except BaseException:  # noqa: BLE001  (what has not begun well cannot go on; others can)
+            connection.fail(guard, Failure())
+            abort(connection.transport)
 
 
 def _user(transport: Any) -> str:
@@ -271,11 +335,45 @@ class _Losing:
             return
         # Take the attribute away again: it and the teller refer to each other.
         del self._teller.connectionLost
+        guard, connection = self._guard, self._connection
+        # Now, for the socket is about to be closed.
+        failure = reason[0] if reason else None
+        last = connection.look(in_order=failure is None or failure.type is ConnectionDone)
+        if failure is not None and is_fault(failure):
+            connection.fail(guard, failure)
+        cause = connection.cause or (_reason(connection, last, failure), None)
         try:
             self._original(*reason)
+        except BaseException:  # noqa: BLE001  (it is lost all the same)
+            connection.fail(guard, Failure(), "failed at its end")
         finally:
-            guard, connection = self._guard, self._connection
             guard.live.discard(connection)
+            if isinstance(counted := getattr(connection.lowest, "traffic", None), Counted):
+                counted.clear()
+            gate = connection.gate
+            gate.tally.ended(
+                connection.peer_place(),
+                (connection.bytes_in, connection.bytes_out, None, None),
+                max(0.0, guard.clock.seconds() - connection.began),
+                cause,
+            )
             guard.watch.remove(connection)
-            connection.gate.leave(connection.peer_key or "")
+            gate.leave(connection.peer_key or "")
             guard.ended()
+
+
+#: What Twisted's reasons are called, but for an orderly end: who began that?
+_REASONS: dict[type, str] = {ConnectionLost: "reset", ConnectionAborted: "abort"}
+
+
+def _reason(connection: Connection, last: Traffic, failure: Failure | None) -> str:
+    """Name why a connection has ended that nobody else has ended; see `netsvc.records.REASONS`."""
+    kind: Any = ConnectionDone if failure is None else failure.type
+    transport = connection.transport
+    if isinstance(transport, TLSMemoryBIOProtocol) and not transport._handshakeDone:
+        return "tls"
+    if kind is not ConnectionDone:
+        return _REASONS.get(kind) or ("reset" if issubclass(kind, OSError | ConnectionClosed) else "error")
+    if last.peer_first is not None:
+        return "peer" if last.peer_first else "server"
+    return "server" if getattr(connection.lowest, "disconnecting", False) else "peer"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from netsvc.guard import Connection, Guard
 from netsvc.guard.gate import Gate
 from netsvc.host.drain import Drain
 from netsvc.host.instances import RunningService
+from netsvc.host.summary import Summary, log_summary
 
 __all__ = ["Departures", "Leaving"]
-
-_log = Logger(namespace="netsvc.drain")
 
 
 class Leaving(Protocol):
@@ -23,6 +21,9 @@ class Leaving(Protocol):
 
     key: str
     gates: set[Gate]
+
+    def drain_seconds(self, default: float) -> float:
+        """Return how many seconds its conversations have to end; `default` is what the plan says."""
 
     def drain(self) -> Deferred[None] | None:
         """End its conversations."""
@@ -47,10 +48,14 @@ class Departures:
         self.retiring[service] = None
         self._watch()
 
-    def drain(self, services: Iterable[Leaving], gates: set[Gate], seconds: float) -> None:
-        """End all connections that have come by these gates, within `seconds`, and stop these services then."""
+    def drain(self, services: Iterable[Leaving], deadlines: Mapping[Gate, float], seconds: float) -> None:
+        """End all connections that have come by these gates, in the seconds of each, and stop these services then.
+
+        `seconds` are those that the plan gives to a service that has none of its own.
+        """
         leaving = list(services)
-        drain = Drain(self._clock, self._guard, [(each.key, each) for each in leaving], seconds, gates)
+        asked = [(each.key, each, each.drain_seconds(seconds)) for each in leaving]
+        drain = Drain(self._clock, self._guard, asked, seconds, deadlines, alone=True)
         self._drains[drain] = leaving
         self._watch()
         drain.finished.addCallback(self._drained, drain)
@@ -80,9 +85,9 @@ class Departures:
         self._guard.ended = _nothing
         return services
 
-    def _drained(self, summary: str, drain: Drain) -> None:
-        if drain.had_connections:
-            _log.info("drained: {summary}", summary=summary)
+    def _drained(self, summary: Summary, drain: Drain) -> None:
+        if summary.began:
+            log_summary("drained", summary)
         for service in self._drains.pop(drain, []):
             service.stop()
         self._watch()

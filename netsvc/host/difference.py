@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netsvc.address import Address
 from netsvc.plan import Listener, Plan
 
-__all__ = ["Difference", "compare", "describe_changes", "may_clash", "same_port", "same_socket"]
+__all__ = ["Difference", "as_started", "compare", "describe_changes", "may_clash", "same_port", "same_socket"]
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,22 @@ def describe_changes(old: Plan, new: Plan, difference: Difference) -> str:
     changed += ["limits of the process"] if old.limits != new.limits else []
     changed += ["twistd plugins"] if old.twistd != new.twistd else []
     changed += [f"drain {new.drain:g} s"] if old.drain != new.drain else []
+    changed += [
+        f"drain of {key} {new.uses[key].drain_seconds(new.drain):g} s"
+        for key in sorted(old.uses.keys() & new.uses.keys())
+        if old.uses[key].drain != new.uses[key].drain
+    ]
     changed += [f"{new.workers} workers"] if old.workers != new.workers else []
+    changed += ["the admin page"] if old.admin != new.admin else []
     return f"{', '.join(parts)}{'; changed: ' if changed else ''}{', '.join(changed)}"
+
+
+def as_started(old: Plan, new: Plan) -> tuple[Plan, str]:
+    """Return a plan with what a process cannot change while it runs, and what is to be said of that."""
+    fixed = {name: getattr(old, name) for name in ("log", "access", "state")}
+    changed = [name for name, value in fixed.items() if value != getattr(new, name)]
+    hint = f"; as before, until it is started anew or netsvc upgrade: {', '.join(changed)}" if changed else ""
+    return replace(new, log=old.log, access=old.access, state=old.state), hint
 
 
 def _with_other_limits(old: Plan, new: Plan, difference: Difference) -> set[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -14,8 +12,9 @@ from twisted.python.failure import Failure
 from netsvc.guard import Connection, Guard
 from netsvc.guard.ending import abort, end
 from netsvc.guard.gate import Gate
+from netsvc.host.summary import Account, Summary, count_connections
 
-__all__ = ["ABORT_GRACE", "CLOSE_GRACE", "Asked", "Drain", "count_connections"]
+__all__ = ["ABORT_GRACE", "CLOSE_GRACE", "Asked", "Drain"]
 
 #: Seconds between closing a connection and aborting it. A supervisor that kills after 5 s still finds us gone
 #: after a drain of 4 s.
@@ -33,14 +32,29 @@ class Asked(Protocol):
         """End them."""
 
 
+class _Group:
+    """Those who have the same deadline: services that have been asked, and connections."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        #: Services that have not answered.
+        self.asked: dict[int, str] = {}
+        #: Connections, some of which may have ended.
+        self.left: list[Connection] = []
+        self.step: Any = None
+        #: How far it is: everybody has ended, or had been closed, or nobody is waited for any more.
+        self.quiet = self.closing = self.over = False
+
+
 class Drain:
     """One drain, from the request to the last connection.
 
-    First every service is asked to end its conversations, and they have `seconds` to do so. Then what is
-    left is closed: what was written is still sent, and the peer sees an orderly end. What is left
-    `CLOSE_GRACE` later is aborted. `finished` fires at the end of it, with a summary line.
+    First every service is asked to end its conversations, and each has the seconds that stand beside it to do so; so
+    have the connections that have come by the gates in `deadlines`, and all others have `seconds`. Then what is left is
+    closed: what was written is still sent, and the peer sees an orderly end. What is left `CLOSE_GRACE` later is
+    aborted. `finished` fires at the end of it.
 
-    With `gates`, only the connections that have come by one of them are meant. `look` is to be called after each
+    With `alone`, only the connections that have come by these gates are meant. `look` is to be called after each
     connection that ends.
     """
 
@@ -48,130 +62,143 @@ class Drain:
         self,
         clock: Any,
         guard: Guard,
-        services: Sequence[tuple[str, Asked]],
+        services: Sequence[tuple[str, Asked, float]],
         seconds: float,
-        gates: AbstractSet[Gate] | None = None,
+        deadlines: Mapping[Gate, float],
+        *,
+        alone: bool = False,
     ) -> None:
-        self.finished: Deferred[str] = Deferred()
+        self.finished: Deferred[Summary] = Deferred()
         self._clock = clock
         self._guard = guard
         self._services = services
         self._seconds = seconds
-        self._gates = gates
-        self._asked = 0
-        self._asking = False
-        self._step: Any = None
+        self._deadlines = deadlines
+        self._alone = alone
+        #: Not before every service has been asked, nor while others are ended, may an end be noticed.
+        self._busy = True
         self._began = len(self._live())
-        #: One of the connections that were there when it was last looked for one.
-        self._one: Connection | None = None
-        self._closed: Counter[str] = Counter()
-        self._aborted: Counter[str] = Counter()
-
-    @property
-    def had_connections(self) -> bool:
-        """Whether there was any connection to end."""
-        return self._began > 0
+        self._account = Account(self._began)
+        moments = {each for _, _, each in services} | set(deadlines.values()) | (set() if alone else {seconds})
+        self._groups = {each: _Group(each) for each in sorted(moments)}
+        self._is_over = False
 
     def begin(self) -> None:
         """Ask every service, and start to wait."""
-        self._step = self._clock.callLater(self._seconds, self._close)
-        self._asked = len(self._services)
-        # Not before every service has been asked may an end be noticed.
-        self._asking = True
-        for name, service in self._services:
+        for group in self._groups.values():
+            group.step = self._clock.callLater(group.seconds, self._close, group)
+        for number, (name, _, seconds) in enumerate(self._services):
+            self._groups[seconds].asked[number] = name
+        for number, (name, service, seconds) in enumerate(self._services):
             answer = maybeDeferred(service.drain)
             answer.addErrback(self._failed, name)
-            answer.addBoth(self._answered)
-        self._asking = False
-        if self._is_any_live():
+            answer.addBoth(self._answered, self._groups[seconds], number)
+        self._busy = False
+        live = self._live()
+        if live:
+            spans = {self._deadline(connection) for connection in live}
             _log.info(
-                "draining: {open} may go on for {seconds:g} s{hint}",
+                "draining: {open} may go on for {seconds} s{hint}",
                 open=count_connections(self._began),
-                seconds=self._seconds,
-                hint="" if self._gates is not None else "; a second interrupt ends the wait",
+                seconds=" to ".join(f"{each:g}" for each in sorted({min(spans), max(spans)})),
+                hint="" if self._alone else "; a second interrupt ends the wait",
             )
         self.look()
 
     def force(self) -> None:
         """Wait for nothing any more, and abort what is left."""
-        if self._step is not None:
-            self._step.cancel()
-            self._abort()
+        if self._is_over:
+            return
+        self._busy = True
+        for group in self._groups.values():
+            if not group.over:
+                self._stop(group)
+                self._abort(group)
+        self._busy = False
+        self.look()
 
     def give_up(self) -> None:
         """End nothing any more: something else does it. `finished` does not fire."""
-        if self._step is not None:
-            self._step.cancel()
-            self._step = None
+        self._is_over = True
+        for group in self._groups.values():
+            self._stop(group)
+
+    def _stop(self, group: _Group) -> None:
+        if group.step is not None and group.step.active():
+            group.step.cancel()
 
     def _failed(self, failure: Failure, name: str) -> None:
         _log.failure("{name} failed to drain", failure, name=name)
 
-    def _answered(self, _result: object) -> None:
-        self._asked -= 1
+    def _answered(self, _result: object, group: _Group, number: int) -> None:
+        group.asked.pop(number, None)
         self.look()
 
-    def _live(self) -> list[Connection]:
-        if self._gates is None:
-            return list(self._guard.live)
-        return [connection for connection in self._guard.live if connection.gate in self._gates]
+    def _deadline(self, connection: Connection) -> float:
+        return self._deadlines.get(connection.gate, self._seconds)
 
-    def _is_any_live(self) -> bool:
-        live, gates = self._guard.live, self._gates
-        if gates is None:
-            return bool(live)
-        # Of many others one would have to be picked out again and again.
-        if self._one not in live:
-            self._one = next((connection for connection in live if connection.gate in gates), None)
-        return self._one is not None
+    def _live(self) -> list[Connection]:
+        if not self._alone:
+            return list(self._guard.live)
+        return [connection for connection in self._guard.live if connection.gate in self._deadlines]
+
+    def _sort(self) -> bool:
+        """Find out again who is there, as some may have come late; tell whether anybody is still waited for."""
+        groups = [group for group in self._groups.values() if not group.over]
+        for group in self._groups.values():
+            group.left = []
+        for connection in self._live():
+            self._groups[self._deadline(connection)].left.append(connection)
+        for group in groups:
+            group.quiet = not self._is_waiting(group)
+        return not all(group.quiet for group in groups)
+
+    def _is_waiting(self, group: _Group) -> bool:
+        live, left = self._guard.live, group.left
+        # From the end: so that all that end one after the other cost as much as one look at each.
+        while left and left[-1] not in live:
+            left.pop()
+        return bool(left) or bool(group.asked and not group.closing)
 
     def look(self) -> None:
         """Look whether it is over."""
-        if self._step is None or self._asking:
+        if self._is_over or self._busy:
             return
-        closing = self._closed or self._aborted
-        if (closing or not self._asked) and not self._is_any_live():
-            self._step.cancel()
+        for group in self._groups.values():
+            if not group.quiet:
+                if self._is_waiting(group):
+                    return
+                group.quiet = True
+        if not self._sort():
             self._finish()
 
-    def _census(self) -> Counter[str]:
-        return Counter(connection.label for connection in self._live())
-
-    def _close(self) -> None:
-        self._closed = self._census()
-        self._step = self._clock.callLater(CLOSE_GRACE, self._abort)
-        for connection in self._live():
+    def _close(self, group: _Group) -> None:
+        self._sort()
+        for name in group.asked.values():
+            self._account.late(name, group.seconds)
+        self._account.closed(group.left, group.seconds, self._guard.clock.seconds())
+        group.closing = True
+        group.step = self._clock.callLater(CLOSE_GRACE, self._abort, group)
+        for connection in group.left[:]:
+            connection.cause = connection.cause or ("drain", None)
             end(connection.transport)
         self.look()
 
-    def _abort(self) -> None:
-        self._aborted = self._census()
-        self._step = self._clock.callLater(ABORT_GRACE, self._finish)
-        for connection in self._live():
+    def _abort(self, group: _Group) -> None:
+        self._sort()
+        seconds = group.seconds if group.closing else None
+        self._account.aborted(group.left, seconds, self._guard.clock.seconds())
+        group.closing = True
+        group.step = self._clock.callLater(ABORT_GRACE, self._give_up, group)
+        for connection in group.left[:]:
+            connection.cause = connection.cause or ("drain", None)
             abort(connection.transport)
         self.look()
 
+    def _give_up(self, group: _Group) -> None:
+        group.over = group.quiet = True
+        self.look()
+
     def _finish(self) -> None:
-        self._step = None
-        self.finished.callback(self._summary())
-
-    def _summary(self) -> str:
-        if not self._began:
-            return "no connection was open"
-        closed = self._closed - self._aborted
-        by_themselves = self._began - closed.total() - self._aborted.total()
-        parts = [f"{count_connections(by_themselves)} ended by {'itself' if by_themselves == 1 else 'themselves'}"]
-        if closed:
-            parts.append(f"closed at the end of {self._seconds:g} s: {_count(closed)}")
-        if self._aborted:
-            parts.append(f"cut off: {_count(self._aborted)}")
-        return "; ".join(parts)
-
-
-def count_connections(count: int) -> str:
-    """Say how many connections there are."""
-    return f"{count} connection{'' if count == 1 else 's'}"
-
-
-def _count(census: Counter[str]) -> str:
-    return ", ".join(f"{count} {label}" for label, count in sorted(census.items()))
+        self.give_up()
+        self.finished.callback(self._account.summary())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -13,7 +14,9 @@ from netsvc.discovery import ANYTHING, describe
 from netsvc.errors import MistakeError
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
+from netsvc.host.state import service_directory
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
+from netsvc.metrics import Metrics
 from netsvc.plan import Plan, ServiceUse
 from netsvc.settings import parse_settings
 
@@ -26,11 +29,18 @@ _log = Logger(namespace="netsvc")
 
 
 def build_instance(
-    use: ServiceUse, service: INetworkService, reactor: Any, own_ports: set[int | bytes] | None = None
+    use: ServiceUse,
+    service: INetworkService,
+    reactor: Any,
+    own_ports: set[int | bytes] | None = None,
+    metrics: Metrics | None = None,
+    *,
+    state_directory: Path | None = None,
 ) -> IServiceInstance:
     """Build one service of a plan and check it. Raises `MistakeError`; a service that raises is named in it."""
     log = Logger(namespace=f"netsvc.{service.name}")
-    context = Context(reactor, log, own_ports=set() if own_ports is None else own_ports)
+    own_ports = set() if own_ports is None else own_ports
+    context = Context(reactor, log, state_directory, own_ports, metrics or Metrics(service.name))
     options = parse_settings(service.options, use.settings)
     try:
         instance = service.build(options, context)
@@ -55,7 +65,7 @@ def examine(plan: Plan, load: Load, reactor: Any) -> list[str]:
     mistakes: list[str] = []
     for key, use in plan.uses.items():
         try:
-            instance = build_instance(use, load(use), reactor)
+            instance = build_instance(use, load(use), reactor, state_directory=service_directory(plan.state, key))
             for name in dict.fromkeys(each.protocol for each in plan.listeners if each.use == key):
                 build_protocol(instance, key, name)
         except MistakeError as error:
@@ -123,6 +133,10 @@ class RunningService:
         except ANYTHING as error:
             raise MistakeError([f"service {self.key} cannot take its options: {describe(error)}"]) from error
 
+    def drain_seconds(self, default: float) -> float:
+        """Return how many seconds its conversations have to end; `default` is what the plan says."""
+        return self.use.drain_seconds(default)
+
     def drain(self) -> Deferred[None]:
         """Ask it to end its conversations, once; the Deferred fires when it is done, and never fails."""
         if self._drained is None:
@@ -144,4 +158,4 @@ class RunningService:
         try:
             self.instance.stop()
         except ANYTHING:  # one service's fault must not keep the others from stopping
-            _log.failure("a service failed to stop")
+            _log.failure("{name} failed to stop", name=self.key)

@@ -1,4 +1,4 @@
-"""Has a running process read its plan again: on SIGHUP, and when `netsvc reload` asks."""
+"""Has a running process read its plan again: on SIGHUP, and when `netsvc reload` asks; and answers other commands."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from netsvc.discovery import ANYTHING, describe
 from netsvc.errors import MistakeError
+from netsvc.host.commands import commands_of
 from netsvc.host.control import Answer, Control
 from netsvc.host.instances import Load
+from netsvc.host.notify import Notifier
 from netsvc.host.process import take_over_hangup
 from netsvc.plan import Plan
 from netsvc.text import escape
 
 __all__ = ["Read", "Reload", "Reloading", "from_directory"]
+
+#: Seconds beyond a drain in which a process has ended, whatever its services do, on a loaded machine.
+STOP_GRACE = 10.0
 
 #: Reads a plan, and what loads its services. Raises `MistakeError`.
 Read = Callable[[], tuple[Plan, Load]]
@@ -36,12 +41,19 @@ class Reload:
     Each line of what came of it is logged, and told to whoever asked.
     """
 
-    def __init__(self, clock: Any, read: Read, run: Callable[[Plan, Load], Deferred[str]]) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        read: Read,
+        run: Callable[[Plan, Load], Deferred[str]],
+        notifier: Notifier | None = None,
+    ) -> None:
         #: Whether nothing is to be reloaded any more.
         self.closed = False
         self._clock = clock
         self._read = read
         self._run = run
+        self._notifier = notifier or Notifier()
         self._busy = False
         self._asked_again = False
 
@@ -57,6 +69,7 @@ class Reload:
         if self._busy:
             return succeed(Answer(1, ["a reload is under way; wait until it is over"]))
         self._busy = True
+        self._notifier.reloading()
         try:
             running = self._run(*self._read())
         except ANYTHING as error:
@@ -66,6 +79,7 @@ class Reload:
 
     def _done(self, answer: Answer) -> Answer:
         self._busy = False
+        self._notifier.reloaded()
         for line in answer.lines:
             if answer.status:
                 _log.error("not reloaded: {line}", line=line)
@@ -97,6 +111,10 @@ class Reloading(Service):
 
     plan: Plan
     read: Read | None = None
+    #: Who hears how it is.
+    notifier = Notifier()
+    #: Whether another process has taken its place.
+    has_successor = False
     _reactor: Any
     _requests: Reload | None = None
     _control: Control | None = None
@@ -112,23 +130,48 @@ class Reloading(Service):
 
             self._reactor = reactor
         root: Any = self
-        self._requests = Reload(self._reactor, self.read, root.reload)
+        self._requests = Reload(self._reactor, self.read, root.reload, self.notifier)
+        self.notifier.start(self._reactor, root.activity)
         # Before it says `ready`: whoever reads that may send a signal.
         self._reactor.callWhenRunning(take_over_hangup, self._reactor, self._requests.hang_up)
         super().startService()
-        if self.plan.config is not None and sys.platform == "linux":
-            self._control = Control(self._reactor, self.plan.config, {"reload": self._requests.answer})
+        if sys.platform == "linux":
+            commands = commands_of(getattr(self, "operations", self), self._requests.answer)
+            self._control = Control(self._reactor, self.plan.config, commands, os.getpid())
             self._control.listen()
+
+    def reread(self, words: Sequence[str] = ()) -> Deferred[Answer]:
+        """See `netsvc.host.operations.Operations`."""
+        if self._requests is None:
+            return succeed(Answer(1, ["there is nothing to be read again: it was not started by a command line"]))
+        return self._requests.answer(words)
+
+    def became_ready(self) -> None:
+        """Say it to whoever started the process as well."""
+        cast(Any, super()).became_ready()
+        self.notifier.ready()
 
     def stopService(self) -> Any:
         """Listen no more, and stop."""
-        stopping = super().stopService()
+        self.notifier.stopping(self.plan.longest_drain + STOP_GRACE)
+        stopping = maybeDeferred(super().stopService)
+        stopping.addBoth(self._stop_notifying)
         if self._requests is not None:
             self._requests.closed = True
         if self._control is not None:
-            # Whoever waits for a reload has had an answer by now.
-            self._control.close()
+            if self.has_successor:
+                # The other process may have them now; what this one still does can be asked by its pid.
+                self._control.give_up_config()
+            stopping.addBoth(self._stop_answering, self._control)
         return stopping
+
+    def _stop_notifying(self, result: Any) -> Any:
+        self.notifier.close()
+        return result
+
+    @staticmethod
+    def _stop_answering(result: Any, control: Control) -> Deferred[Any]:
+        return control.close().addCallback(lambda _: result)
 
 
 def from_directory(read: Read, directory: str, chroot: str | None = None) -> Read:

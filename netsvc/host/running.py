@@ -20,14 +20,18 @@ from netsvc.errors import MistakeError
 from netsvc.guard import Guard
 from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
+from netsvc.guard.tally import Tally
 from netsvc.host.departures import Departures, Leaving
 from netsvc.host.instances import RunningService
 from netsvc.hush import hushed
 from netsvc.listeners.certificates import CertificateError
+from netsvc.listeners.handed import HandedPort
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import Listening, listen
+from netsvc.listeners.paths import Paths
 from netsvc.listeners.proxy import ProxyFactory
 from netsvc.listeners.tls import Certificates
+from netsvc.metrics import Registry
 from netsvc.plan import Listener, Plan
 
 __all__ = ["Running", "RunningListener"]
@@ -45,6 +49,8 @@ class RunningListener:
         self.listening: Listening | None = None
         #: Every gate by which its connections have come, for as long as there are any.
         self.gates: set[Gate] = set()
+        #: What is known of it; see `tally`.
+        self._tally: Tally | None = None
         self._guard = guard
         self._level: Level | None = None
         #: What the port has: a guarded factory, or a datagram protocol.
@@ -53,6 +59,29 @@ class RunningListener:
         self._verified = False
         self._paused = False
         self._unwanted = False
+
+    @property
+    def tally(self) -> Tally:
+        """The account of it: another one once it serves something else."""
+        tally, listener = self._tally, self.listener
+        if tally is None or (tally.service, tally.protocol) != (listener.use, listener.protocol):
+            if tally is not None:
+                tally.closed = True
+            tally = self._tally = self._guard.book.open(listener.use, listener.protocol, listener.address.kind)
+            self._note_place()
+        return tally
+
+    def _note_place(self) -> None:
+        if self._tally is not None and self.listening is not None:
+            self._guard.book.reopen(self._tally)
+            self._tally.place = self.listening.place()
+            self._tally.address = self.listener.address
+
+    @property
+    def problem(self) -> str:
+        """Why nobody can reach it, if it is so."""
+        file = self.listening and self.listening.file
+        return file.problem if file else ""
 
     @property
     def port(self) -> Any:
@@ -67,7 +96,7 @@ class RunningListener:
             self.prepare_limits(self.listener)()
             if self.listener.address.kind == "stream":
                 name = self.listener.label
-                self._front = self._guard.wrap(self._front, name, self.service.level)
+                self._front = self._guard.wrap(self._front, name, self.service.level, tally=self.tally)
                 address = self.listener.address
                 self._front.outermost = address.scheme == "inet" and address.proxy is None
                 self.regate()
@@ -84,13 +113,14 @@ class RunningListener:
         return opening.addCallback(self._opened)
 
     def _refused_by_proxy(self, reason: str, host: str) -> None:
-        self._guard.refusals.count(self.listener.label, reason, host)
+        self._front.gate.note(reason, host)
 
     def _opened(self, listening: Listening) -> Listening:
         if self._unwanted:
             listening.stop()
             return listening
         self.listening = listening
+        self._note_place()
         if self.listener.address.kind == "datagram":
             self.regate()
         if self._paused:
@@ -206,7 +236,7 @@ class RunningListener:
         guard, listener = self._guard, self.listener
         name = listener.label
         levels = [guard.process, self.service.level, *([self._level] if self._level else [])]
-        gate = Gate(levels, guard.refusals, name, listener.address.kind, guard.clock)
+        gate = Gate(levels, guard.refusals, name, listener.address.kind, guard.clock, tally=self.tally)
         if listener.address.kind == "stream":
             self._front.label = name
             self._front.gate = gate
@@ -219,7 +249,7 @@ class RunningListener:
             sessions.gate = gate
             return
         self._verified = verified
-        self.port.sessions = guard.sessions(name, self.service.level, verified=verified)
+        self.port.sessions = guard.sessions(name, self.service.level, verified=verified, tally=self.tally)
         self.port.sessions.gate = gate
         if sessions is not None:
             # Its peers were admitted by what is not asked any more.
@@ -239,6 +269,30 @@ class RunningListener:
         number = getattr(self.port.getHost(), "port", 0)
         return number if isinstance(number, int) else 0
 
+    def handed(self) -> HandedPort:
+        """Return it as another process may take it over. Raises `MistakeError` if none can."""
+        address = self.listener.address
+        if self.listening is None or getattr(self.port, "socket", None) is None:
+            raise MistakeError([f"{self.listener.label} on {address.text} cannot be handed over, as it is no socket"])
+        return HandedPort(
+            "listener",
+            self.listener.label,
+            address.kind,
+            address.place,
+            [[self.port.socket]],
+            self.listening.files(),
+            let_go=self.let_go,
+            own=self.listening.own,
+            pause=self.pause,
+            resume=self.resume,
+        )
+
+    def let_go(self) -> None:
+        """Close it in this process only: another one has it."""
+        if self.listening is not None:
+            listening, self.listening = self.listening, None
+            hushed(listening.let_go)
+
     def share(self) -> None:
         """Leave the socket as it is when the port is closed: somebody else has it as well."""
         self.port._shouldShutdown = False
@@ -246,6 +300,8 @@ class RunningListener:
     def close(self, *, take: bool = True) -> None:
         """Close the port at once, after taking what waits there. What is being opened is closed when it is open."""
         self._unwanted = self.listening is None
+        if self._tally is not None:
+            self._tally.closed = True
         if self.listening is not None:
             listening, self.listening = self.listening, None
             if take:
@@ -300,20 +356,37 @@ class Running:
     guests: list[Guest] = field(default_factory=list)
     #: See `netsvc.interfaces.Context`. One object for ever, for the services have it.
     own_ports: set[int | bytes] = field(default_factory=set)
+    #: What services count. It goes on, whatever instance counts.
+    metrics: Registry = field(default_factory=Registry)
+    paths: Paths = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.paths = Paths(self.reactor, self._open_now)
+
+    def _open_now(self) -> list[tuple[str, Listening]]:
+        return [(each.listener.label, each.listening) for each in self.listeners if each.listening is not None]
 
     def leave(
-        self, services: Iterable[RunningService], gates: set[Gate], guests: Iterable[Guest], seconds: float
+        self,
+        services: Iterable[RunningService],
+        listeners: Iterable[RunningListener],
+        guests: Iterable[Guest],
+        seconds: float,
     ) -> None:
-        """Let go what is not in the plan any more: listeners whose gates these are, services, plugins."""
+        """Let go what is not in the plan any more. `seconds` are for what has no deadline of its own."""
         leaving: list[RunningService | Guest] = [*services, *guests]
         for guest in guests:
             guest.drain()
-            gates |= guest.note_gates(self.guard)
-        if leaving or gates:
-            self.departures.drain(leaving, gates, seconds)
+            guest.note_gates(self.guard)
+        # A port that a service had may serve something else now.
+        deadlines = {gate: each.service.drain_seconds(seconds) for each in listeners for gate in each.gates}
+        deadlines |= {gate: each.drain_seconds(seconds) for each in leaving for gate in each.gates}
+        if leaving or deadlines:
+            self.departures.drain(leaving, deadlines, seconds)
 
     def note_ports(self) -> None:
-        """Bring `own_ports` up to date."""
+        """Bring `own_ports` up to date, and look at the files of sockets from now on."""
+        self.paths.note()
         open_now = {place for listener in self.listeners if (place := listener.own_place()) is not None}
         for guest in self.guests:
             open_now |= guest.embedded.own_ports()

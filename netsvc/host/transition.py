@@ -15,12 +15,12 @@ from netsvc.address import Address
 from netsvc.discovery import ANYTHING
 from netsvc.embedded.guests import Moving
 from netsvc.errors import MistakeError
-from netsvc.guard.gate import Gate
 from netsvc.guard.level import Level
 from netsvc.host.difference import compare, may_clash, same_socket
 from netsvc.host.instances import Load, RunningService, build_instance
 from netsvc.host.room import Room, bind_beside, copy_of
 from netsvc.host.running import Running, RunningListener
+from netsvc.host.state import service_directory
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import ListenError
 from netsvc.plan import Listener, Plan, ServiceUse
@@ -37,7 +37,7 @@ class Transition:
     of the reactor. Until then nothing has changed for anybody, and `undo` undoes all that was done.
     """
 
-    def __init__(self, running: Running, plan: Plan, load: Load, inherited: Sequence[Inherited] = ()) -> None:
+    def __init__(self, running: Running, plan: Plan, load: Load, inherited: Sequence[Inherited | None] = ()) -> None:
         self.plan = plan
         self.difference = compare(running.plan, plan)
         #: Those that are being opened, and those that are open; and what fires for each when it is known which.
@@ -103,7 +103,15 @@ class Transition:
                 continue
             try:
                 service = self._load(use)
-                instance = build_instance(use, service, running.reactor, running.own_ports)
+                metrics = running.metrics.of(key, service.name)
+                instance = build_instance(
+                    use,
+                    service,
+                    running.reactor,
+                    running.own_ports,
+                    metrics,
+                    state_directory=service_directory(self.plan.state, key),
+                )
                 defaults = getattr(service, "limits", {})
                 if before is not None and before.use.service == use.service:
                     # It goes on with what the one before it has counted.
@@ -346,6 +354,7 @@ class Transition:
             listeners[old].listener = self.plan.listeners[new]
         running.plan = self.plan
         running.services = self._services
+        running.metrics.keep(running.services)
         running.listeners = [listener for listener in self._listeners if listener is not None]
         running.guests = self.guests.guests
         for key, service in running.services.items():
@@ -359,15 +368,11 @@ class Transition:
             listener.renew()
         for guest in running.guests:
             guest.renew()
-        gates: set[Gate] = set()
-        for place in difference.closed:
-            closed = listeners[place]
-            closed.close(take=closed not in self._shared)
-            gates |= closed.gates
+        closed = [listeners[place] for place in difference.closed]
+        for each in closed:
+            each.close(take=each not in self._shared)
         gone = [services[key] for key in difference.gone] + running.departures.hasten(difference.gone)
-        # A port that it had may serve something else now.
-        gates = gates.union(*(service.gates for service in gone))
-        running.leave(gone, gates, self.guests.gone, self.plan.drain)
+        running.leave(gone, closed, self.guests.gone, self.plan.drain)
         for key in difference.changed:
             if running.services[key] is not services[key]:
                 running.departures.retire(services[key])

@@ -17,7 +17,7 @@ from zope.interface import directlyProvides, providedBy
 from netsvc.listeners.sockets import adopt
 from netsvc.transports import UNIXPort
 
-__all__ = ["Inherited", "SharedPort"]
+__all__ = ["Inherited", "SharedMixin", "SharedPort"]
 
 
 class Inherited:
@@ -92,7 +92,7 @@ class _Opening:
         return self._open(factory)
 
 
-class _SharedMixin:
+class SharedMixin:
     """Leaves alone what Twisted takes for its own: the file of the socket, its mode, and its backlog."""
 
     _preexistingSocket: Any
@@ -117,9 +117,9 @@ class _SharedMixin:
         tcp.Port.connectionLost(self, reason)  # type: ignore[arg-type]
 
 
-class SharedPort(_SharedMixin, unix.Port):  # type: ignore[misc]
+class SharedPort(SharedMixin, unix.Port):  # type: ignore[misc]
     """A UNIX port over a socket that belongs to others as well, on any reactor."""
 
 
-class _SharedFlushedPort(_SharedMixin, UNIXPort):  # type: ignore[misc]
+class _SharedFlushedPort(SharedMixin, UNIXPort):  # type: ignore[misc]
     """The same on the fast reactor."""

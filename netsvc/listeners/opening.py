@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet import tcp, udp, unix
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
-from twisted.internet.endpoints import _SystemdParser, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol
@@ -22,16 +22,16 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWr
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from netsvc.accepting import accept_by
 from netsvc.address import Address
 from netsvc.discovery import describe
-from netsvc.hush import AcceptLog
 from netsvc.listeners.certificates import shown
 from netsvc.listeners.faults import explain
-from netsvc.listeners.inherited import Inherited
+from netsvc.listeners.inherited import Inherited, SharedMixin
+from netsvc.listeners.passed import not_passed, passed_socket
 from netsvc.listeners.proxy import ProxyFactory
 from netsvc.listeners.sockets import BACKLOG, adopt, bound_socket, bound_unix_datagram
 from netsvc.listeners.tls import Certificates, TLSTransport, check_tls
-from netsvc.text import escape
 
 __all__ = ["ListenError", "Listening", "check_address", "listen"]
 
@@ -65,7 +65,11 @@ class Listening:
         self.certificates = certificates
         #: Whether it is a socket for datagrams.
         self.datagrams = isinstance(port, udp.Port)
-        self._path = path
+        self._files = [path] if path else []
+        #: Its file, if it has one and that is looked at: a `netsvc.listeners.paths.SocketFile`.
+        self.file: Any = None
+        #: Whether another process serves who waits here.
+        self.shared = False
 
     def place(self) -> str:
         """Name where it listens, with the real port number; `*` is every interface, IPv4 and IPv6."""
@@ -73,6 +77,8 @@ class Listening:
 
     def take_waiting(self) -> None:
         """Read what the kernel has already accepted for us: closing the port would throw it away."""
+        if self.shared:
+            return
         port: Any = self.port
         if hasattr(port, "numberAccepts"):
             # Twisted takes as many in one go as the last burst had; here it must be all that can wait.
@@ -81,12 +87,14 @@ class Listening:
 
     def stop(self) -> Deferred[Any]:
         """Close the port. Fires when it is closed; a failure to close is logged, as nothing else can be done."""
+        self._spare()
         stopping = maybeDeferred(self.port.stopListening)
         stopping.addCallback(self._remove)
         return stopping.addErrback(self._not_closed)
 
     def abandon(self) -> None:
         """Close the port at once, before the reactor runs: a process that fails to start leaves no socket file."""
+        self._spare()
         port: Any = self.port
         if hasattr(port, "stopReading"):
             port.stopReading()
@@ -97,6 +105,14 @@ class Listening:
                 self._not_closed(Failure())
         else:
             self.stop()
+
+    def _spare(self) -> None:
+        """Leave a file alone that is not the one which was made for this socket: somebody else listens there."""
+        if self.file is not None and not self.file.is_there():
+            self._files = []
+            if isinstance(self.port, unix.Port):
+                # Twisted removes what is there, whatever it is, unless the name is one of the abstract namespace.
+                self.port._bindPath = b"\0" + self.port._bindPath
 
     def _not_closed(self, failure: Failure) -> None:
         error = failure.value
@@ -115,8 +131,41 @@ class Listening:
             _log.failure("a port failed to close", failure)
 
     def _remove(self, _result: object) -> None:
-        if self._path:
-            Path(self._path).unlink(missing_ok=True)
+        for file in self._files:
+            Path(file).unlink(missing_ok=True)
+
+    def files(self) -> list[str]:
+        """List the absolute paths of the files that are removed when the port is closed: its socket, then its lock."""
+        port: Any = self.port
+        if not isinstance(port, unix.Port) or isinstance(port, SharedMixin):
+            return [os.path.abspath(file) for file in self._files]
+        bound = os.fsdecode(port._bindPath)
+        # A name of the abstract namespace is no file.
+        if bound.startswith("\0"):
+            return []
+        return [os.path.abspath(bound), *([os.path.abspath(f"{bound}.lock")] if port.lockFile is not None else [])]
+
+    def share(self) -> None:
+        """Leave who waits here, and the files, to another process."""
+        self.shared = True
+        self._files = []
+
+    def own(self, files: list[str]) -> None:
+        """Have nobody else serve who waits here, and remove these files when the port is closed."""
+        self.shared = False
+        self._files = files
+
+    def let_go(self) -> None:
+        """Close this process's descriptor, and nothing more: another one has the socket, who waits there, its files."""
+        port: Any = self.port
+        self.share()
+        port.stopReading()
+        port._shouldShutdown = False
+        if isinstance(port, unix.Port):
+            # Twisted would remove the file, and the lock.
+            tcp.Port.connectionLost(port, Failure(ConnectionDone()))
+        else:
+            port.connectionLost(Failure(ConnectionDone()))
 
 
 def _release(port: unix.Port) -> None:
@@ -161,10 +210,9 @@ def check_address(address: Address) -> None:
     """Raise `ValueError` if nobody can make sense of an address. Opens no port, but reads certificates."""
     if address.tls is not None:
         check_tls(address.tls)
-    if address.kind == "stream" and address.scheme != "inet":
+    # What systemd passes is not known where it is checked what would run: as little as whether a port is free.
+    if address.kind == "stream" and address.scheme not in ("inet", "systemd"):
         _endpoint(address, None)
-    elif address.scheme == "systemd":
-        _systemd_descriptor(address)
 
 
 def listen(
@@ -198,13 +246,14 @@ def _listen(
                 protocol.envelope = certificates.wrap
             else:
                 protocol = certificates.wrap(protocol)
-        if address.proxy is not None and address.scheme == "inet":
+        has_endpoint = address.kind == "stream" and address.scheme not in ("inet", "systemd")
+        if address.proxy is not None and not has_endpoint:
             protocol = ProxyFactory(protocol, address.proxy, reactor, refused)
-        if inherited and (address.scheme == "inet" or address.kind == "datagram"):
+        if inherited and not has_endpoint:
             port = inherited.adopt(reactor, protocol)
         elif address.scheme == "inet":
             port = adopt(reactor, bound_socket(address), protocol)
-        elif address.kind == "stream":
+        elif has_endpoint:
             opening = _endpoint(address, inherited.over(reactor) if inherited else reactor).listen(protocol)
             if address.proxy is not None:
                 _expect_headers(opening, address, reactor, refused)
@@ -218,15 +267,14 @@ def _listen(
             path = address.arguments["path"]
             port = adopt(reactor, bound_unix_datagram(path, int(address.arguments.get("mode", "666"), 8)), protocol)
         else:
-            descriptor, family = _systemd_descriptor(address)
-            port = adopt(reactor, socket.socket(family, socket.SOCK_DGRAM, fileno=os.dup(descriptor)), protocol)
+            # As one that others have open as well, which systemd has: its file is not ours to remove.
+            port = Inherited([passed_socket(address).detach()]).adopt(reactor, protocol)
     except (CannotListenError, OSError, ValueError) as error:
         raise ListenError(explain(error, address)) from error
     except Exception as error:  # a factory, protocol or endpoint of a plugin may raise anything as it starts
         raise ListenError(describe(error)) from error
     if hasattr(port, "numberAccepts"):
-        accepting: Any = port
-        accepting._logger = Logger(namespace=_log.namespace, observer=AcceptLog(reactor, _log))
+        accept_by(port)
     return Listening(port, path, certificates)
 
 
@@ -278,8 +326,8 @@ def _endpoint(address: Address, reactor: Any) -> Any:
     try:
         return serverFromString(reactor, text)
     except (KeyError, IndexError) as error:
-        if address.scheme == "systemd":
-            raise ValueError(_not_passed(re.split("index=|name=", text)[-1])) from None
+        if ":systemd:" in text:
+            raise ValueError(not_passed(re.split("index=|name=", text)[-1])) from None
         raise ValueError(f"{error}") from None
     except (TypeError, AttributeError) as error:
         named = re.search(r"unexpected keyword argument '(.*)'", str(error))
@@ -299,22 +347,3 @@ def _endpoint(address: Address, reactor: Any) -> Any:
 def _form(address: Address) -> str:
     form = _FORMS.get(address.scheme)
     return f"; write {form}" if form else ""
-
-
-def _systemd_descriptor(address: Address) -> tuple[int, int]:
-    family = getattr(socket, f"AF_{address.arguments.get('domain', '')}", None)
-    if family is None:
-        raise ValueError("systemd: needs domain=INET, INET6 or UNIX")
-    # Reading the environment takes the descriptors out of it, and Twisted has done so for its own endpoint.
-    inherited = _SystemdParser._sddaemon
-    wanted = address.arguments.get("name") or address.arguments["index"]
-    try:
-        if "name" in address.arguments:
-            return inherited.inheritedNamedDescriptors()[wanted], family
-        return inherited.inheritedDescriptors()[int(wanted)], family
-    except (KeyError, IndexError):
-        raise ValueError(_not_passed(wanted)) from None
-
-
-def _not_passed(wanted: str) -> str:
-    return f"systemd passed no socket {escape(wanted)}; is it run by a .socket unit?"

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from OpenSSL import SSL
+from cryptography import x509
+from OpenSSL import SSL, crypto
 from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
@@ -65,10 +66,15 @@ class TLSTransport(BufferingTLSTransport):
         super()._shutdownTLS()
 
 
-def make_context(identity: Identity, choose: Callable[[SSL.Connection], None] | None = None) -> SSL.Context:
+def make_context(
+    identity: Identity,
+    choose: Callable[[SSL.Connection], None] | None = None,
+    clients: Sequence[x509.Certificate] = (),
+) -> SSL.Context:
     """Make what OpenSSL needs to serve as `identity`. Raises `OpenSSL.SSL.Error` if it will not have it.
 
     `choose` is called with each connection that begins with this, when it is known which name the client asks for.
+    With `clients`, no client is served but those that have a certificate which one of these has signed.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     # TLS 1.0 and 1.1 must not be used (RFC 8996, sections 4 and 5).
@@ -86,7 +92,20 @@ def make_context(identity: Identity, choose: Callable[[SSL.Connection], None] | 
     context.set_alpn_select_callback(_select_protocol)
     if choose is not None:
         context.set_tlsext_servername_callback(choose)
+    if clients:
+        _demand_certificate(context, clients)
     return context
+
+
+def _demand_certificate(context: SSL.Context, clients: Sequence[x509.Certificate]) -> None:
+    store = context.get_cert_store()
+    for certificate in clients:
+        if store is not None:
+            store.add_cert(crypto.X509.from_cryptography(certificate))
+        context.add_client_ca(certificate)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    # OpenSSL resumes no session of a client that it has verified without a name for what it was verified for.
+    context.set_session_id(b"netsvc")
 
 
 def _select_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
@@ -105,9 +124,15 @@ def _select_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> An
 class _Certificate:
     """One certificate in force, and what its files were when they were read or tried last."""
 
-    def __init__(self, place: Place, choose: Callable[[SSL.Connection], None] | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        choose: Callable[[SSL.Connection], None] | None = None,
+        clients: Sequence[x509.Certificate] = (),
+    ) -> None:
         self.place = place
         self._choose = choose
+        self._clients = clients
         self.identity: Identity | None = None
         self.context: Any = None
         #: What the files were, and whether that is in force.
@@ -121,7 +146,7 @@ class _Certificate:
     def use(self, identity: Identity) -> None:
         """Put an identity in force. Raises `CertificateError`, and changes nothing, if OpenSSL will not have it."""
         try:
-            self.context = make_context(identity, self._choose)
+            self.context = make_context(identity, self._choose, self._clients)
         except SSL.Error as error:
             raise CertificateError(f"{shown(self.place.cert)}: OpenSSL refuses it ({_reason(error)})") from None
         self.identity = identity
@@ -198,12 +223,15 @@ class Certificates:
     logged, once for each change, and the certificate before it stays; so does one whose files are gone, until there
     are more than `MOST_CERTIFICATES` in force: then those that went first are forgotten.
 
+    With `clients`, whoever comes has to show a certificate that one of these has signed.
+
     Raises `CertificateError` if a certificate cannot be used to begin with; but with `CarriedTLS`, where it may be
     that the files can no longer be read, what has been carried along is used instead.
     """
 
-    def __init__(self, tls: TLS, clock: Any) -> None:
+    def __init__(self, tls: TLS, clock: Any, clients: Sequence[x509.Certificate] = ()) -> None:
         self._tls = tls
+        self._clients = clients
         self._clock = clock
         self._looked = clock.seconds()
         self._looks = 0
@@ -215,7 +243,7 @@ class Certificates:
         self._chooses = None if tls.directory is None else self._choose
         carried = tls.contents if isinstance(tls, CarriedTLS) else {}
         for place in find_places(tls, carried):
-            certificate = self._by_place[place.name] = _Certificate(place, self._chooses)
+            certificate = self._by_place[place.name] = _Certificate(place, self._chooses, self._clients)
             if carried:
                 certificate.use(read_identity(place, carried))
             else:
@@ -251,7 +279,7 @@ class Certificates:
         self._looks += 1
         stale: list[_Certificate] = []
         for place in self._places():
-            certificate = self._by_place.setdefault(place.name, _Certificate(place, self._chooses))
+            certificate = self._by_place.setdefault(place.name, _Certificate(place, self._chooses, self._clients))
             certificate.place = place
             if certificate.is_stale():
                 stale.append(certificate)

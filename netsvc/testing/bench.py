@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from netsvc.discovery import discover
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
+from netsvc.metrics import Metrics
 from netsvc.service import ServicePlugin
 from netsvc.settings import parse_settings
 from netsvc.testing.wire import PEER, WINDOW, FakeDatagramTransport, FakeTransport, MemoryReactor, attach
@@ -100,7 +101,9 @@ def build(
     `MistakeError` for settings that are wrong.
     """
     declaration = load(service)
-    context = context or Context(clock or MemoryReactor(), Logger(f"netsvc.{declaration.name}"))
+    if context is None:
+        log, metrics = Logger(f"netsvc.{declaration.name}"), Metrics(declaration.name)
+        context = Context(clock or MemoryReactor(), log, metrics=metrics)
     return Bench(declaration, parse_settings(declaration.options, settings or {}), context)
 
 

@@ -75,6 +75,9 @@ def finish(bench: Bench, what: str) -> None:
     calls = bench.clock.getDelayedCalls()
     if calls:
         raise BreachError(f"{what} left a call behind that stop() did not cancel ({call_name(calls[0])})")
+    asking = bench.context.metrics.asking()
+    if asking:
+        raise BreachError(f"{what} left a function in the gauge {asking[0]} that stop() did not remove")
 
 
 def _converse(bench: Bench, name: str, chunks: Sequence[bytes], *, reads_late: bool = False) -> _Outcome:

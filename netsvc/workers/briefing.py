@@ -23,7 +23,7 @@ class Briefing:
     `reactor` is the module whose `install()` it calls; `search_path` is `sys.path`, and `python_path` the
     environment's PYTHONPATH if it has one. For each listener of the plan, in its order, `descriptors` has those of
     its sockets, and `key_files` what `netsvc.workers.keyfiles` read. One that is `held` takes nothing before it is
-    told to.
+    told to. `number` is the worker's, from 1.
     """
 
     plan: Plan
@@ -33,6 +33,7 @@ class Briefing:
     descriptors: tuple[tuple[int, ...], ...]
     key_files: tuple[Mapping[str, str], ...]
     held: bool = False
+    number: int = 0
 
     def to_line(self) -> bytes:
         """Write it as one line."""

@@ -11,7 +11,16 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from netsvc.workers.briefing import ORDERS, REPORTS, Briefing
-from netsvc.workers.reports import LONGEST_LINE, LONGEST_REPORT, LineCutter, read_report, relay, relay_line
+from netsvc.workers.inquiry import Inquiry
+from netsvc.workers.reports import (
+    LONGEST_LINE,
+    LONGEST_REPORT,
+    LineCutter,
+    read_report,
+    relay,
+    relay_access,
+    relay_line,
+)
 
 __all__ = ["Child"]
 
@@ -40,6 +49,9 @@ class Child(ProcessProtocol):
     ) -> None:
         self.number = number
         self.pid: int | None = None
+        self.inquiry = Inquiry(clock, self.order)
+        #: What came of its drain, once that is over.
+        self.drained: Sequence[str] = ()
         self._clock = clock
         #: What it is told; to be set before it is started.
         self.briefing: Briefing | None = None
@@ -89,8 +101,16 @@ class Child(ProcessProtocol):
         words = read_report(line) if descriptor == REPORTS else ("",)
         if words[0] == "log":
             relay(self.number, *words[1:])
+        elif words[0] == "access":
+            relay_access(words[1])
+        elif words[0] == "drained":
+            self.drained = words[1:]
         elif words[0] == "ready":
             self._ready()
+        elif words[0] == "answer":
+            self.inquiry.answered(*words[1:])
+        elif words[0] == "farewell":
+            self.inquiry.farewell(words[1])
         elif words[0] == "failed":
             self._failed(words[1:])
         else:
@@ -105,6 +125,7 @@ class Child(ProcessProtocol):
         if self._has_ended:
             return
         self._has_ended = True
+        self.inquiry.close()
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         for descriptor in self._cutters:

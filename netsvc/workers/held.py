@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp, udp, unix
+from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -13,9 +16,13 @@ from zope.interface import directlyProvides, providedBy
 
 from netsvc.address import Address
 from netsvc.hush import hushed
+from netsvc.listeners.handed import HandedPort
 from netsvc.listeners.inherited import Inherited, SharedPort
 from netsvc.listeners.opening import ListenError, Listening, listen
+from netsvc.listeners.paths import note_file
 from netsvc.listeners.sockets import BACKLOG
+from netsvc.udp import make_room
+from netsvc.workers.steering import steer, unsteer
 
 __all__ = ["HeldPort", "hold"]
 
@@ -55,6 +62,50 @@ class HeldPort:
         for _ in range(1, self._workers):
             beside.append(_bound_beside(port.socket, getattr(port, "backlog", None) or BACKLOG))
 
+    def firsts(self) -> list[Any]:
+        """List the sockets of the address, without those beside them."""
+        return [port.socket for port, _ in self._beside]
+
+    def handed(
+        self, name: str, address: Address, key_files: Mapping[str, str], let_go: Callable[[], None]
+    ) -> HandedPort:
+        """Return it as another process may take it over."""
+        return HandedPort(
+            "listener",
+            name,
+            address.kind,
+            address.place,
+            [[port.socket, *beside] for port, beside in self._beside],
+            self.listening.files(),
+            dict(key_files),
+            let_go=let_go,
+            own=self.listening.own,
+        )
+
+    def let_go(self) -> None:
+        """Close it in this process only: another one has it."""
+        copies = [copy for port, beside in self._beside for copy in (port.socket, *beside)]
+        hushed(self.listening.let_go)
+        for copy in copies:
+            copy.close()
+
+    def adopt(self, beside: Sequence[Sequence[int]]) -> None:
+        """Take these sockets, by their descriptors, for further workers: for each of the address, those beside it."""
+        for (port, mine), descriptors in zip(self._beside, beside, strict=False):
+            if port not in self._common:
+                mine += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                self._workers = 1 + len(mine)
+
+    def steer(self, workers: int) -> None:
+        """Have what comes new go to the sockets of so many workers; of all, if that is how many there are."""
+        for port, beside in self._beside:
+            # Without it a few connections are lost.
+            with suppress(OSError):
+                if beside and workers <= len(beside):
+                    steer(port.socket, workers)
+                elif beside:
+                    unsteer(port.socket)
+
     def grow(self, workers: int) -> None:
         """Bind sockets for so many workers. They take nothing before `resize`. Raises `OSError`."""
         for port, beside in self._beside:
@@ -65,6 +116,10 @@ class HeldPort:
         """Have sockets for so many workers, which `grow` has bound, and no others."""
         for port, beside in self._beside:
             if port not in self._common and port.socket.type == socket.SOCK_STREAM:
+                if workers > self._workers:
+                    # It would get nothing by a program that knows of fewer.
+                    with suppress(OSError):
+                        unsteer(port.socket)
                 for bound in beside[self._workers - 1 : workers - 1]:
                     bound.listen(getattr(port, "backlog", None) or BACKLOG)
             while len(beside) > workers - 1:
@@ -94,6 +149,9 @@ def _bound_beside(first: socket.socket, backlog: int | None) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         if first.type == socket.SOCK_STREAM:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            # What comes from now on waits for the worker.
+            make_room(bound)
         bound.bind(first.getsockname())
         if first.type == socket.SOCK_STREAM and backlog is not None:
             bound.listen(backlog)
@@ -103,27 +161,43 @@ def _bound_beside(first: socket.socket, backlog: int | None) -> socket.socket:
     return bound
 
 
-def hold(reactor: Any, address: Address, workers: int, inherited: Inherited | None = None) -> HeldPort:
+def hold(
+    reactor: Any,
+    address: Address,
+    workers: int,
+    inherited: Inherited | None = None,
+    beside: Sequence[Sequence[int]] | None = None,
+) -> HeldPort:
     """Bind the sockets of one address for several workers. Raises `ListenError`.
 
-    With `inherited`, the first is there already.
+    With `inherited`, the first is there already. So are those in `beside`, if that is given; then what there is more
+    takes nothing before `resize`.
     """
     idle = _Idle(reactor)
     protocol: Any = Factory() if address.kind == "stream" else DatagramProtocol()
     protocol.noisy = False
     results: list[Any] = []
     # Twisted's "starting on" would be wrong here: this process serves nothing.
-    opening = hushed(listen, idle, address, protocol, inherited)
+    systemd = _SystemdParser._sddaemon
+    try:
+        opening = hushed(listen, idle, address, protocol, inherited)
+    finally:
+        # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
+        _SystemdParser._sddaemon = systemd
     opening.addBoth(results.append)
     if not results:
         opening.cancel()
         raise ListenError("it takes its time to open, and cannot be shared by several workers")
     if not isinstance(results[0], Listening):
         raise results[0].value
-    held = HeldPort(results[0], workers)
+    note_file(results[0], address.text)
+    held = HeldPort(results[0], workers if beside is None else 1)
+    passed = address.scheme == "systemd" and address.kind == "stream"
     try:
         for port in idle.ports or [held.listening.port]:
-            _hold(held, port, address, shared=port in idle.passed and inherited is None)
+            _hold(held, port, address, shared=port in idle.passed and (inherited is None or passed))
+        if beside is not None:
+            held.adopt(beside)
     except ListenError:
         held.close()
         raise

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from netsvc.status import ProcessStatus
 from netsvc.workers.child import Child
 
 __all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "LONG_LIFE", "Slot"]
@@ -25,7 +26,8 @@ class Slot:
 
     `spawn` starts the process of a `Child`, or raises `OSError`. `ready` is called when the first process serves,
     `failed` with the reason if it never does, and `ended` whenever there is no process any more. Only who has
-    served is replaced.
+    served is replaced. `departed` is called with the last that is known of a process that has ended, and
+    `drained` with its name and what came of its drain.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class Slot:
         ready: Callable[[], None],
         failed: Callable[[str], None],
         ended: Callable[[], None],
+        departed: Callable[[ProcessStatus], None] = lambda status: None,
+        drained: Callable[[str, Sequence[str]], None] = lambda name, lines: None,
     ) -> None:
         #: The process, from its start to its end.
         self.child: Child | None = None
@@ -46,6 +50,10 @@ class Slot:
         self._tell_ready = ready
         self._tell_failed = failed
         self._tell_ended = ended
+        self._tell_departed = departed
+        self._tell_drained = drained
+        #: Whether the process is ready.
+        self.is_ready = False
         self._served = False
         self._stopping = False
         self._started = 0.0
@@ -71,6 +79,11 @@ class Slot:
         if self.child is not None:
             self.child.signal("TERM")
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no other process is to be started."""
+        return self._stopping
+
     def retire(self, order: bytes) -> None:
         """Give the process an order after which it ends, and start no other."""
         self._stopping = True
@@ -79,13 +92,22 @@ class Slot:
         if self.child is not None:
             self.child.order(order)
 
-    def _name(self) -> str:
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
         pid = self.child and self.child.pid
         return f"worker {self._number} (pid {pid})" if pid else f"worker {self._number}"
 
+    def not_ready(self) -> str:
+        """Say why it does not serve, if it does not."""
+        if self.is_ready:
+            return ""
+        return f"{self.name} is {'starting' if self.child else 'gone, and the next starts soon'}"
+
     def _ready(self) -> None:
+        self.is_ready = True
         if self._served:
-            _log.info("{worker} is ready", worker=self._name())
+            _log.info("{worker} is ready", worker=self.name)
         else:
             self._served = True
             self._tell_ready()
@@ -99,7 +121,11 @@ class Slot:
             _log.critical("{reason}", reason=reason)
 
     def _ended(self, how: str) -> None:
-        name, self.child = self._name(), None
+        name, child, self.child, self.is_ready = self.name, self.child, None, False
+        if child is not None and child.drained:
+            self._tell_drained(name, child.drained)
+        if child is not None and child.inquiry.last is not None:
+            self._tell_departed(child.inquiry.last)
         if not (self._stopping or self._served):
             self._tell_failed(f"{name} {how}, and was never ready")
         elif not self._stopping:

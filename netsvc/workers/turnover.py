@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import _SystemdParser
 
 from netsvc.address import Address
 from netsvc.errors import MistakeError
@@ -105,12 +104,9 @@ class Turnover:
                     )
                 room = self._bind_beside(address)
                 break
-        passed = _SystemdParser._sddaemon
         try:
             held = hold(self._reactor, address, self.plan.workers, room)
         finally:
-            # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
-            _SystemdParser._sddaemon = passed
             if room is not None:
                 room.close()
         self._undo.append(held.close)

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import namedModule
 
+from netsvc import __version__
 from netsvc.errors import MistakeError
+from netsvc.host.control import Answer
+from netsvc.host.difference import as_started
 from netsvc.host.drain import ABORT_GRACE, CLOSE_GRACE
+from netsvc.host.farewell import Farewell, stop_reactor
 from netsvc.host.fatal import die, start_error
 from netsvc.host.instances import Load, examine
 from netsvc.host.process import allow_descriptors, take_over_signals
+from netsvc.host.summary import MOST_LINES
+from netsvc.host.vitals import Pulse, look
+from netsvc.listeners.handed import Found
 from netsvc.listeners.opening import ListenError
 from netsvc.plan import Plan, undivided
+from netsvc.status import ConnectionQuery, ListenerStatus, ProcessStatus
+from netsvc.steady import keep_steady
 from netsvc.workers.briefing import FIRST_SOCKET, ORDERS, REPORTS, Briefing
+from netsvc.workers.census import Census
 from netsvc.workers.child import Child
 from netsvc.workers.held import HeldPort, hold
 from netsvc.workers.keyfiles import read_key_files
 from netsvc.workers.slot import Slot
+from netsvc.workers.succession import Serving, Succeeding
 from netsvc.workers.turnover import Turnover
 
 __all__ = ["Workers"]
@@ -57,19 +68,7 @@ def _reactor_module(reactor: Any, chosen: bool) -> str:
     return type(reactor).__module__
 
 
-class _Serving:
-    """What a generation of workers serves. While they are `held`, they take nothing yet."""
-
-    def __init__(
-        self, plan: Plan, held_ports: Sequence[HeldPort], key_files: Sequence[Mapping[str, str]], *, held: bool
-    ) -> None:
-        self.plan = plan
-        self.held_ports = held_ports
-        self.key_files = key_files
-        self.held = held
-
-
-class Workers(Service):
+class Workers(Succeeding):
     """Runs a plan in `plan.workers` processes, as `netsvc.host.host.Host` does in one.
 
     What the plan gets wrong, and ports that cannot be bound, stop the start before any worker is started, and so
@@ -106,6 +105,10 @@ class Workers(Service):
         self._stopping: Deferred[None] | None = None
         self._deadline: Any = None
         self._killed = 0
+        #: What has been reported of a drain, beside that of the whole.
+        self._drained: list[str] = []
+        self.farewell = Farewell(lambda: stop_reactor(self._reactor))
+        self.census = Census(self._all_slots)
 
     def privilegedStartService(self) -> None:
         """See that the services can be built, and bind every port."""
@@ -114,7 +117,9 @@ class Workers(Service):
 
             self._reactor = reactor
         super().privilegedStartService()
+        self._started, self._pulse = time.time(), Pulse(self._reactor)
         allow_descriptors()
+        keep_steady(self._reactor)
         # Both, so that one start tells all that is wrong.
         mistakes = examine(self.plan, self._load, self._reactor) + self._hold()
         if mistakes:
@@ -123,13 +128,19 @@ class Workers(Service):
 
     def _hold(self) -> list[str]:
         failures = []
-        for listener in self.plan.listeners:
+        found_all = self._found or [Found()] * len(self.plan.listeners)
+        for listener, found in zip(self.plan.listeners, found_all, strict=True):
             # The workers may not have the privileges to read them.
-            self._key_files.append(read_key_files(listener.address))
+            self._key_files.append({**found.key_files, **read_key_files(listener.address)})
             try:
-                self._held.append(hold(self._reactor, listener.address, self.plan.workers))
+                held = hold(self._reactor, listener.address, self.plan.workers, found.first, found.beside)
+                self._held.append(held)
+                if self._tell_ready is not None:
+                    held.grow(self.plan.workers)
             except ListenError as error:
                 failures.append(listener.cannot_listen(error))
+            except OSError as error:
+                failures.append(f"{held.listening.place()} cannot be bound for every worker: {error.strerror}")
         return failures
 
     def startService(self) -> None:
@@ -150,11 +161,11 @@ class Workers(Service):
         for warning in self._warnings:
             _log.warn("{warning}", warning=warning)
         self._announce(range(len(self.plan.listeners)))
-        self._reactor.callWhenRunning(take_over_signals, self._reactor, self._force)
-        serving = _Serving(self.plan, self._held, self._key_files, held=False)
+        self._reactor.callWhenRunning(take_over_signals, self._reactor, self.force)
+        self._serving = Serving(self.plan, self._held, self._key_files, held=self._tell_ready is not None)
         for place in range(self.plan.workers):
             self._slots.append(
-                self._make_slot(serving, place, ready=self._slot_ready, failed=self._slot_failed, ended=_nothing)
+                self._make_slot(self._serving, place, ready=self._slot_ready, failed=self._slot_failed, ended=_nothing)
             )
         self._reactor.callWhenRunning(self._start)
 
@@ -175,7 +186,7 @@ class Workers(Service):
 
     def _make_slot(
         self,
-        serving: _Serving,
+        serving: Serving,
         place: int,
         *,
         ready: Callable[[], None],
@@ -187,9 +198,18 @@ class Workers(Service):
             self._look()
 
         spawn = partial(self._spawn, serving, place)
-        return Slot(place + 1, self._reactor, spawn, ready=ready, failed=failed, ended=slot_ended)
+        return Slot(
+            place + 1,
+            self._reactor,
+            spawn,
+            ready=ready,
+            failed=failed,
+            ended=slot_ended,
+            departed=self.census.departed_from,
+            drained=self._slot_drained,
+        )
 
-    def _spawn(self, serving: _Serving, place: int, child: Child) -> None:
+    def _spawn(self, serving: Serving, place: int, child: Child) -> None:
         numbers: list[tuple[int, ...]] = []
         sockets: dict[int, int] = {}
         for held in serving.held_ports:
@@ -204,6 +224,7 @@ class Workers(Service):
             tuple(numbers),
             tuple(serving.key_files),
             serving.held,
+            place + 1,
         )
         # The worker finds netsvc where we did.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(str, sys.path)))}
@@ -219,13 +240,64 @@ class Workers(Service):
     def _slot_ready(self) -> None:
         self._ready += 1
         if self._ready == self.plan.workers and self._stopping is None:
-            _log.info("ready")
+            (self._tell_ready or self.became_ready)()
+
+    def became_ready(self) -> None:
+        """Say that every worker serves."""
+        _log.info("ready")
+
+    def places(self) -> list[tuple[str, str, str]]:
+        """List what is open: service, protocol and place."""
+        held = zip(self.plan.listeners, self._held, strict=False)
+        return [(each.use, each.protocol, port.listening.place()) for each, port in held]
+
+    def activity(self) -> str:
+        """Say in a few words what goes on."""
+        count = sum(slot.child is not None for slot in self._all_slots())
+        workers = f"{count} worker{'' if count == 1 else 's'}"
+        return workers if self._stopping is None else f"draining: {workers}"
 
     def _slot_failed(self, reason: str) -> None:
         # What the others say after it is not told: mostly it would be the same.
         if not self._failed and self._stopping is None:
             self._failed = True
             self._die(reason)
+
+    @property
+    def state(self) -> str:
+        """What is going on; see `netsvc.status.ProcessStatus`."""
+        if self._stopping is not None:
+            return "stopped" if self._stopping.called else "draining"
+        return "ready" if self._slots and self._ready >= len(self._slots) else "starting"
+
+    def status(self, query: ConnectionQuery) -> Deferred[list[ProcessStatus]]:
+        """See `netsvc.host.operations.Operations`. The first is this process, which serves nothing."""
+        own = ProcessStatus(__version__, os.getpid(), self._started)
+        own.state, own.not_ready, own.vitals = self.state, self.not_ready(), look(self._pulse, self._reactor)
+        return self.census.status(query).addCallback(lambda others: [own, *others])
+
+    def not_ready(self) -> list[str]:
+        """See `netsvc.host.operations.Operations`."""
+        if self._stopping is not None:
+            return [self.state]
+        lines = [line for slot in self._slots if (line := slot.not_ready())]
+        return lines if self._slots else ["starting"]
+
+    def drain(self, words: Sequence[str] = ()) -> Deferred[Answer]:
+        """See `netsvc.host.operations.Operations`."""
+        return self.farewell.ask(is_leaving=self._stopping is not None)
+
+    def departed(self) -> list[ListenerStatus]:
+        """See `netsvc.host.operations.Operations`."""
+        return self.census.departed()
+
+    def departed_metrics(self) -> list[dict[str, Any]]:
+        """See `netsvc.host.operations.Operations`."""
+        return self.census.departed_metrics()
+
+    def close_connection(self, connection: str) -> Deferred[bool]:
+        """See `netsvc.host.operations.Operations`."""
+        return self.census.close_connection(connection)
 
     def reload(self, plan: Plan, load: Load | None = None) -> Deferred[str]:
         """Run another plan, with new workers; or go on with the old ones. See `netsvc.host.host.Host.reload`.
@@ -235,6 +307,7 @@ class Workers(Service):
         if refusal := self._refusal(plan, load or self._load):
             return fail(MistakeError([refusal]))
         load = load or self._load
+        plan, hint = as_started(self.plan, plan)
         turnover = Turnover(self.plan, self._held, self._key_files, plan, self._reactor)
         try:
             if mistakes := examine(plan, load, self._reactor) + turnover.prepare():
@@ -245,17 +318,14 @@ class Workers(Service):
                 return fail(error)
             raise
         self._turnover = turnover
-        serving = _Serving(plan, turnover.held, turnover.key_files, held=True)
+        serving = Serving(plan, turnover.held, turnover.key_files, held=True)
         starting = turnover.begin(partial(self._make_slot, serving))
-        return starting.addCallbacks(self._turned_over, self._not_turned_over, (turnover, serving, load))
+        turning = starting.addCallbacks(self._turned_over, self._not_turned_over, (turnover, serving, load))
+        return turning.addCallback(lambda summary: summary + hint)
 
     def _refusal(self, plan: Plan, load: Load) -> str:
-        if self._stopping is not None or not self.running:
-            return "it is stopping, and cannot be reloaded"
-        if self._ready < len(self._slots) or self._failed:
-            return "it is still starting, and cannot be reloaded before it is ready"
-        if self._turnover is not None:
-            return "a reload is under way; wait until it is over"
+        if refusal := self.occupied("reloaded"):
+            return refusal
         if len(self._leaving) >= MOST_LEAVING:
             return (
                 f"{len(self._leaving)} workers of earlier reloads still serve connections; "
@@ -267,7 +337,7 @@ class Workers(Service):
             return "workers 1: several processes do not become one with all of this by a reload; start it anew"
         return ""
 
-    def _turned_over(self, _result: None, turnover: Turnover, serving: _Serving, load: Load) -> str:
+    def _turned_over(self, _result: None, turnover: Turnover, serving: Serving, load: Load) -> str:
         self._turnover = None
         try:
             summary = turnover.finish(self._slots)
@@ -275,6 +345,7 @@ class Workers(Service):
             self._leaving += turnover.undo()
             raise
         serving.held = False
+        self._serving = serving
         self._leaving += self._slots
         self.plan, self._load = turnover.plan, load
         self._held, self._key_files, self._slots = turnover.held, turnover.key_files, turnover.slots
@@ -292,12 +363,14 @@ class Workers(Service):
     def stopService(self) -> Deferred[None]:
         """Have every worker drain, and wait for them. The Deferred fires when all are gone; it never fails."""
         super().stopService()
+        self._pulse.stop()
         self._stopping = Deferred()
         if self._turnover is not None:
             self._turnover.fail("it is stopping")
         # Ours first: a worker takes what waits for it, and then closes the port for good.
         self._release()
-        self._deadline = self._reactor.callLater(self.plan.drain + CLOSE_GRACE + ABORT_GRACE + KILL_GRACE, self._kill)
+        seconds = self.plan.longest_drain + CLOSE_GRACE + ABORT_GRACE + KILL_GRACE
+        self._deadline = self._reactor.callLater(seconds, self._kill)
         for slot in self._all_slots():
             slot.stop()
         if self._failed:
@@ -316,16 +389,27 @@ class Workers(Service):
         if self._deadline.active():
             self._deadline.cancel()
         killed = f", {self._killed} of them killed" if self._killed else ""
-        _log.info("stopped: {count} workers ended{killed}", count=self.plan.workers, killed=killed)
+        line = f"{self.plan.workers} workers ended{killed}"
+        _log.info("stopped: {line}", line=line)
+        if len(self._drained) > MOST_LINES:
+            self._drained[MOST_LINES:] = [f"and {len(self._drained) - MOST_LINES} more lines like these, in the log"]
+        self.farewell.report([line, *self._drained])
         self._stopping.callback(None)
+
+    def _slot_drained(self, name: str, lines: Sequence[str]) -> None:
+        # Each worker has logged them.
+        if self._stopping is not None:
+            self._drained += [f"{name}: {line}" for line in lines]
 
     def _kill(self) -> None:
         for slot in self._all_slots():
             if slot.child:
                 self._killed += 1
+                self._drained.append(f"{slot.name} had not ended in time, and was killed")
                 slot.child.signal("KILL")
 
-    def _force(self) -> None:
+    def force(self) -> None:
+        """Have all conversations cut short, if it drains; may be called by a signal handler."""
         self._reactor.callFromThread(self._cut_short)
 
     def _cut_short(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twisted.python import usage
+
 from netsvc.errors import MistakeError
-from netsvc.interfaces import Options
+from netsvc.interfaces import Context, Options
 from netsvc.service import Service
 from netsvc.text import escape, is_unsafe
 from netsvc_classic.message import Message, MessageCore, MessageDatagram
@@ -70,6 +72,10 @@ class Qotd(MessageCore):
 
     quotes: list[bytes] = [_encode(quote) for quote in QUOTES]
 
+    def __init__(self, options: usage.Options, context: Context) -> None:
+        super().__init__(options, context)
+        self._told = context.metrics.counter("quotes", "Quotes that were told, by their number", ["number"])
+
     def check(self) -> None:
         """Raise `MistakeError` if the file cannot be served."""
         self._read()
@@ -84,7 +90,9 @@ class Qotd(MessageCore):
 
     def message(self) -> bytes:
         """Return the quote of this day, which begins at midnight UTC."""
-        return self.quotes[int(self.now() // SECONDS_A_DAY) % len(self.quotes)]
+        number = int(self.now() // SECONDS_A_DAY) % len(self.quotes)
+        self._told.labels(number + 1).inc()
+        return self.quotes[number]
 
 
 service = Service(

@@ -170,6 +170,12 @@ class TestQotd:
         assert len(set(days)) == 3
         assert days[0] == days[3] == told(made("qotd"))
 
+    def test_every_quote_that_is_told_is_counted(self) -> None:
+        bench = made("qotd", 86400)
+        told(bench)
+        answered(bench)
+        assert bench.context.metrics.value("quotes", number=2) == 2
+
     def test_is_limited_to_printing_characters_space_and_line_ends(self) -> None:
         for day in range(3):
             quote = told(made("qotd", day * 86400))

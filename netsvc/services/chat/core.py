@@ -50,6 +50,25 @@ class ChatCore:
         self._draining = False
         #: A wire does in its `with` block what came in one piece: the others are told of all of it together.
         self.telling = Telling(context.log)
+        metrics = context.metrics
+        self._messages = metrics.counter("messages", "What was said in a room, or to one member")
+        self._shown = {
+            metrics.gauge("members", "Members who are there"): self.__len__,
+            metrics.gauge("rooms", "Rooms that somebody is in"): self._count_rooms,
+        }
+
+    def start(self) -> None:
+        """Let be seen how many are there."""
+        for gauge, count in self._shown.items():
+            gauge.add_function(count)
+
+    def stop(self) -> None:
+        """Let it be seen no more."""
+        for gauge, count in self._shown.items():
+            gauge.remove_function(count)
+
+    def _count_rooms(self) -> int:
+        return sum(bool(room.members) for room in self.rooms)
 
     def __len__(self) -> int:
         """Count the members."""
@@ -194,6 +213,7 @@ class ChatCore:
         self._talk(member, room, Acted(room.name, member.name, _worded(text)))
 
     def _talk(self, member: Member, room: Room, event: Said | Acted) -> None:
+        self._messages.inc()
         room.history.append((self.context.reactor.seconds(), event))
         self.telling.tell(room.everyone, event, member.deliver, len(event.text))
 
@@ -201,7 +221,9 @@ class ChatCore:
         """Say something to one member alone."""
         if receiver is member:
             raise RefusedError("that is yourself")
-        self.telling.tell((receiver.deliver,), Whispered(member.name, _worded(text)))
+        event = Whispered(member.name, _worded(text))
+        self._messages.inc()
+        self.telling.tell((receiver.deliver,), event)
 
 
 def _neighbours(rooms: Iterable[Room]) -> Audience:

@@ -132,6 +132,10 @@ class FilesCore:
         self._path = options.root_path
         self._root: Root | None = None
         self._drained: Deferred[None] | None = None
+        metrics = context.metrics
+        self._requests = metrics.counter("requests", "Requests that have ended, by how", ["result"])
+        self._bytes = metrics.counter("sent_bytes", "Bytes of files, of requests that have ended")
+        self._downloading = metrics.gauge("downloads", "Files that are being sent")
 
     @property
     def downloads(self) -> int:
@@ -146,6 +150,7 @@ class FilesCore:
         """Open the root. Raises `MistakeError`."""
         self._root = self._open_root()
         self.draining = False
+        self._downloading.add_function(self._open.__len__)
 
     def drain(self) -> Deferred[None] | None:
         """End what waits for a name and refuse new ones; the Deferred fires when no file is open any more."""
@@ -160,6 +165,7 @@ class FilesCore:
 
     def stop(self) -> None:
         """Let go of the root."""
+        self._downloading.remove_function(self._open.__len__)
         if self._root is not None:
             self._root.close()
             self._root = None
@@ -218,7 +224,12 @@ class FilesCore:
         return True
 
     def record(self, peer: str, name: bytes, size: int, started: float, result: str) -> None:
-        """Write the access line of a request: `size` is the bytes that went out, `started` the time when it came."""
+        """Write the access line of a request, and count it.
+
+        `size` is the bytes that went out, `started` the time when it came.
+        """
+        self._requests.labels(result).inc()
+        self._bytes.inc(size)
         shown = escape(name)
         seconds = self.context.reactor.seconds() - started
         log = self.context.log

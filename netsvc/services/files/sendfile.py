@@ -76,6 +76,8 @@ def send_share(file: OpenFile, transport: Any, share: int) -> bool:
         sent = -1
     if sent >= 0:
         file.move(sent)
+        if (counted := getattr(transport, "traffic", None)) is not None:
+            counted.sent += sent
     if sent >= share:
         transport.startWriting()
         return True
