@@ -5,8 +5,8 @@
 Starts `twistd -n netsvc` with echo over TCP and UDP, chat and files. Clients come and go: they echo, chat, download,
 read slowly, break off, are silent, and send datagrams. Every few seconds the configuration is changed and read again,
 and in the second half the program is replaced by itself (`netsvc upgrade`). Whenever nobody is there any more, the
-descriptors, the memory and the pending calls are looked at: they must be those of the first time. Every byte that comes
-back is checked. Exit status 1 if anything is not as it should be.
+descriptors, the memory and the pending calls are looked at: they must be those of the first time, or of the first time
+after an upgrade. Every byte that comes back is checked. Exit status 1 if anything is not as it should be.
 """
 
 from __future__ import annotations
@@ -314,14 +314,15 @@ class Soak:
         seconds = self._options.seconds
         each = max(2.0, min(60.0, seconds / 6))
         began = time.monotonic()
-        first: Vitals | None = None
+        # In the first round, everything is used for the first time; and who has taken over from another process has a
+        # link to the one that stands in for it.
+        firsts: dict[bool, Vitals] = {}
         while time.monotonic() - began < seconds:
-            upgrade = first is not None and time.monotonic() - began > seconds / 2
+            upgrade = bool(firsts) and time.monotonic() - began > seconds / 2
             await self._load(each, upgrade=upgrade)
             vitals = await self._quiet()
             self._say(f"{time.monotonic() - began:5.0f} s  {vitals}")
-            # In the first round, everything is used for the first time.
-            first = first or vitals
+            first = firsts.setdefault(upgrade, vitals)
             if grown := judge(first, vitals):
                 raise SoakError("; ".join(grown))
 

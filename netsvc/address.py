@@ -84,6 +84,13 @@ class Address:
         if not self.place:
             object.__setattr__(self, "place", self.text)
 
+    @property
+    def note(self) -> str:
+        """What a line that says where it listens adds: ` (TLS, behind a proxy)`, or nothing."""
+        notes = ["TLS"] if self.tls is not None or self.scheme in ("ssl", "tls") else []
+        notes += ["behind a proxy"] if self.proxy is not None or self.scheme == "haproxy" else []
+        return f" ({', '.join(notes)})" if notes else ""
+
 
 def _port(text: str) -> int:
     # The length first: Python refuses to read a number of thousands of digits, with words of its own.

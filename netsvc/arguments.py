@@ -31,7 +31,7 @@ OPTIONS = (
     *((f"--{short} ADDRESS", "", f"Short for --{whole}") for short, whole in SHORTHANDS.items()),
     ("--serve TARGET=ADDRESS", "", "Run a class straight from a file or module: ./my.py:MyProtocol=9001"),
     ("--with WORDS", "", 'Run another twistd plugin as well: "web --listen tcp:8080 --path public"'),
-    ("--config FILE", "", "Read this file first; netsvc init writes one"),
+    ("--config FILE", "", "Read this file first; netsvc init writes one, and netsvc run alone reads ./netsvc.toml"),
     ("--drain SECONDS", f"{DEFAULT_DRAIN:g}", "How long conversations have to end when the process stops"),
     ("--workers NUMBER", "1", "How many processes serve, on the same ports; auto: one for each core"),
     ("--admin ADDRESS", "", "Serve the admin page, metrics and API there; a bare port is on this machine only"),

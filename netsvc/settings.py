@@ -39,6 +39,7 @@ _NAME_CODECS = {"idna", "punycode", "undefined"}
 #: What a help page calls the values of a coercer. No attribute of the coercer: it may be any callable.
 _PLACEHOLDERS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
@@ -77,8 +78,19 @@ def _plain(value: float) -> str:
 
 
 def seconds(lowest: float, highest: float) -> Callable[[Any], float]:
-    """Accept a time in seconds between two bounds, both included."""
-    return number(lowest, highest, "seconds")
+    """Accept a time in seconds between two bounds, both included; or with m, h or d, in minutes, hours or days."""
+    coerce_number = number(lowest, highest, "seconds")
+
+    def coerce(value: Any) -> float:
+        text = str(value).strip().lower()
+        # Rounded, as 1.1 minutes are 66 seconds, and not 66.00000000000001.
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])", text, re.ASCII)
+        try:
+            return coerce_number(round(float(found[1]) * _TIMES[found[2]], 9) if found else value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or with m, h, d (10m)" if highest >= _TIMES["h"] else str(error)) from None
+
+    return shown_as("SECONDS", coerce)
 
 
 def byte_count(lowest: int, highest: int) -> Callable[[Any], int]:

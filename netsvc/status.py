@@ -26,7 +26,9 @@ __all__ = [
     "RefusalStatus",
     "Vitals",
     "merge",
+    "merge_listeners",
     "plain_data",
+    "read_listeners",
     "read_status",
 ]
 
@@ -72,6 +74,12 @@ class Counts:
         """Return what has been counted so far, as it stays."""
         made = Counts()
         made.add(self)
+        return made
+
+    def take(self) -> Counts:
+        """Return what has been counted so far, and begin anew."""
+        made = self.copy()
+        vars(self).update(vars(Counts()))
         return made
 
     def add(self, other: Counts) -> None:
@@ -132,7 +140,7 @@ class ListenerStatus:
 
 @dataclass(frozen=True)
 class ConnectionStatus:
-    """One connection, or a datagram peer's session. `id` is what it is closed by: the worker's number and its own.
+    """One connection, or a datagram peer's session. `id` is what it is closed by: the process's number and its own.
 
     `peer` is an address with a port, `192.0.2.7:51234` or `[2001:db8::1]:51234`, or who is at a UNIX socket. `age` is
     in seconds; rates are in bytes a second, since the last time that somebody looked.
@@ -180,7 +188,8 @@ ORDERS: Mapping[str, Callable[[ConnectionStatus], float]] = {
 class ConnectionQuery:
     """Which connections a status lists: at most `most`, by `order`, of those in whose text every word is.
 
-    `order` is `rate`, `bytes`, `age` or `new`; words are looked for in service, protocol, place and peer.
+    `order` is `rate`, `bytes`, `age` or `new`; words are looked for in service, protocol, place and peer, whatever the
+    case of their letters.
     """
 
     most: int = 100
@@ -194,8 +203,8 @@ class ConnectionQuery:
 
     def _is_wanted(self, connection: ConnectionStatus) -> bool:
         each = connection
-        text = f"{each.service} {each.protocol} {each.place} {each.peer}"
-        return all(word in text for word in self.words)
+        text = f"{each.service} {each.protocol} {each.place} {each.peer}".lower()
+        return all(word.lower() in text for word in self.words)
 
 
 @dataclass(frozen=True)
@@ -270,17 +279,26 @@ def read_status(read: Mapping[str, Any]) -> ProcessStatus:
         status.vitals = _made(Vitals, read["vitals"])
         status.connections = [_made(ConnectionStatus, each) for each in read["connections"]]
         status.refusals = [_made(RefusalStatus, each) for each in read["refusals"]]
-        status.listeners = [_made(ListenerStatus, each) for each in read["listeners"]]
-        for listener in status.listeners:
+        status.listeners = read_listeners(read["listeners"])
+        return status
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("no status") from error
+
+
+def read_listeners(read: Iterable[Any]) -> list[ListenerStatus]:
+    """Read a list of listeners, as `read_status` does."""
+    try:
+        listeners = [_made(ListenerStatus, each) for each in read]
+        for listener in listeners:
             counts: Any = listener.counts
             listener.counts = _made(Counts, counts)
             for name in ("ended", "refused", "reported"):
                 setattr(listener.counts, name, Counter(counts.get(name, {})))
             limits: Any = listener.limits
             listener.limits = [_made(LimitStatus, each) for each in limits]
-        return status
+        return listeners
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("no status") from error
+        raise ValueError("no listeners") from error
 
 
 def _made(kind: type[_T], read: Mapping[str, Any]) -> _T:
@@ -289,12 +307,17 @@ def _made(kind: type[_T], read: Mapping[str, Any]) -> _T:
 
 
 def merge(statuses: Iterable[ProcessStatus]) -> list[ListenerStatus]:
-    """Make one list of the listeners of several processes: of those that are the same, counts are added up.
+    """Make one list of the listeners of several processes; see `merge_listeners`."""
+    return merge_listeners(listener for status in statuses for listener in status.listeners)
 
-    One is up only if it is so in every process. Nothing that was given is changed.
+
+def merge_listeners(listeners: Iterable[ListenerStatus]) -> list[ListenerStatus]:
+    """Make one of those that are the same: counts are added up, and it is up only if all are.
+
+    Nothing that was given is changed.
     """
     merged: dict[tuple[str, str, str], ListenerStatus] = {}
-    for listener in (listener for status in statuses for listener in status.listeners):
+    for listener in listeners:
         one = merged.get(listener.key)
         if one is None:
             one = merged[listener.key] = replace(listener, counts=Counts())

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet import udp, unix
 from twisted.logger import Logger
 
-from netsvc.text import escape
+from netsvc.text import escape, host_port
 
 __all__ = ["DATAGRAMS_A_TURN", "LONGEST_DATAGRAM", "ONE_COUNTED", "ONE_DATAGRAM", "UDPPort", "UNIXDatagramPort"]
 
@@ -290,8 +290,9 @@ class UDPPort(_BatchMixin, udp.Port):
                     return None
                 # An answer. It goes to the address as it came: with the scope, which a link-local one needs.
                 sent = self.socket.sendto(datagram, self._whole_peer)
-                if self._session is not None:
-                    self._session.sent += ONE_COUNTED + len(datagram)
+                session = self._session
+                if session is not None:
+                    session.sent += ONE_COUNTED + sent
                 return sent
             if self.sessions is not None and addr is not None and not self._may_send(len(datagram), addr):
                 return None
@@ -310,8 +311,7 @@ class UDPPort(_BatchMixin, udp.Port):
 def _place(peer: Any) -> str:
     """Write down where a datagram came from: a host and a port, or the path of a UNIX socket, which may have none."""
     if type(peer) is tuple:
-        host, port = peer[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_port(*peer[:2])
     return os.fsdecode(peer) if peer else "somebody"
 
 

@@ -6,7 +6,6 @@ TERM, and when the process that started it is gone.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -30,11 +29,12 @@ from netsvc.errors import StartError
 from netsvc.host.host import Host
 from netsvc.listeners.inherited import Inherited
 from netsvc.log.access import AccessLog
+from netsvc.log.flood import Flood
 from netsvc.log.jsonlines import JsonLines
 from netsvc.log.text import TextLines
 from netsvc.records import Record
 from netsvc.workers.briefing import ORDERS, REPORTS, Briefing, Retirement
-from netsvc.workers.inquiry import answer
+from netsvc.workers.inquiry import answer, written
 from netsvc.workers.keyfiles import with_key_files
 from netsvc.workers.reports import LONGEST_TEXT, LineCutter, access_report, log_report, report
 
@@ -84,8 +84,10 @@ def _record(
     gathered = AccessLog(lines.record, lambda text: tell(access_report(text)), reactor, LONGEST_TEXT)
     if log is not None:
         log.flush = gathered.flush
-    reactor.addSystemEventTrigger("after", "shutdown", gathered.close)
-    return gathered.record
+    flood = Flood(gathered.record, reactor)
+    for close in (flood.close, gathered.close):
+        reactor.addSystemEventTrigger("after", "shutdown", close)
+    return flood.record
 
 
 class Orders(FileDescriptor):
@@ -166,7 +168,7 @@ def serve(
     def say_farewell(result: Any) -> Any:
         # Who started us counts on with it.
         tell(report("drained", *host.farewell.lines))
-        tell(report("farewell", json.dumps(host.overview.last().to_json())))
+        tell(report("farewell", written(host.overview.last(), host.departed())))
         return result
 
     def drain() -> Deferred[None]:

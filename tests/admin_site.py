@@ -1,6 +1,9 @@
 """A running netsvc that is not one: what the admin server shows and does, made up.
 
-As a program, it serves a made-up site: `python -m tests.admin_site CONNECTIONS [WORKERS [ADDRESS [TOKEN_FILE [CA]]]]`.
+As a program, it serves a made-up site: `python -m tests.admin_site CONNECTIONS`, and then, as many of them as are
+wanted, `WORKERS ADDRESS TOKEN_FILE CA SCENE`.
+A scene is `trouble`, where a port is in use and nothing is right; `large`, where everything is long and much; or
+`fresh`, where nothing has happened yet.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from netsvc import __version__
 from netsvc.host.control import Answer
 from netsvc.status import (
     ConnectionQuery,
@@ -32,8 +36,8 @@ HOSTILE = "<img src=x onerror=document.title='owned'>"
 
 LIMITS = [
     LimitStatus("connections", "10000", "process", False, False),
-    LimitStatus("connections-per-peer", "100", "listener", True, False),
-    LimitStatus("new-per-peer", "20/s", "listener", False, True),
+    LimitStatus("perip", "100", "listener", True, False),
+    LimitStatus("periprate", "20/s", "listener", False, True),
     LimitStatus("idle", "300", "listener", False, False),
     LimitStatus("life", "none", "listener", False, False),
 ]
@@ -66,6 +70,7 @@ class FakeOperations:
     def __init__(self, *statuses: ProcessStatus) -> None:
         self.statuses = list(statuses) or [process()]
         self.gone: list[ListenerStatus] = []
+        self.gone_metrics: list[dict[str, Any]] = []
         self.lines: list[str] = []
         self.asked: list[Any] = []
         self.answer: Deferred[Answer] | Answer = Answer(0, ["reloaded: nothing has changed"])
@@ -83,7 +88,7 @@ class FakeOperations:
         return self.gone
 
     def departed_metrics(self) -> list[dict[str, Any]]:
-        return []
+        return self.gone_metrics
 
     def not_ready(self) -> list[str]:
         return self.lines
@@ -111,36 +116,55 @@ class FakeOperations:
         return self._command("upgrade")
 
 
-def exposition(statuses: Sequence[ProcessStatus], departed: Sequence[ListenerStatus], accept: str) -> tuple[bytes, str]:
+def exposition(
+    statuses: Sequence[ProcessStatus],
+    departed: Sequence[ListenerStatus],
+    accept: str,
+    departed_metrics: Sequence[Sequence[dict[str, Any]]],
+) -> tuple[bytes, str]:
     """Stand in for the real metrics."""
-    return f"# {len(statuses)} {len(departed)} {accept}\n".encode(), "text/plain; version=0.0.4"
+    gone = "".join(f"# {metric['name']}\n" for metrics in departed_metrics for metric in metrics)
+    return f"# {len(statuses)} {len(departed)} {accept}\n{gone}".encode(), "text/plain; version=0.0.4"
 
 
 class _Site(FakeOperations):
     """Connections that come and go, and talk, as the reactor's time goes by."""
 
-    def __init__(self, reactor: Any, connections: int, workers: int) -> None:
+    def __init__(self, reactor: Any, connections: int, workers: int, scene: str = "") -> None:
         self._reactor = reactor
+        self._scene = scene
         self._random = random.Random(7)
         self._number = 0
         numbers = range(1, workers + 1) if workers > 1 else (0,)
         now = reactor.seconds()
         super().__init__(
             *(
-                ProcessStatus("5.0", 4200 + number, now - 93_784, number, "ready", listeners=_listeners())
+                ProcessStatus(__version__, 4200 + number, now - 93_784, number, "ready", listeners=_listeners(scene))
                 for number in numbers
             )
         )
+        self.lines = [
+            f"{each.service} {each.protocol} is down: {each.problem}"
+            for each in self.statuses[0].listeners
+            if not each.up
+        ]
         self._born: dict[str, float] = {}
+        self._last = now
+        self._about = connections // workers
+        if scene == "fresh":
+            for status in self.statuses:
+                status.started, status.vitals = now - 3, Vitals(0.0, 0.0, 19, 20_000, 54_200_000, 0.38, 4)
+            return
         # The first of a process stays.
         self._come(self.statuses[0], now - 5000, HOSTILE)
         for status in self.statuses:
             for _ in range(connections // workers):
                 self._come(status, now - self._random.expovariate(1 / 900))
-        self._last = now
 
     def _come(self, status: ProcessStatus, born: float, peer: str = "") -> None:
-        number = self._random.choices(range(4), (5, 3, 6, 2))[0]
+        number = self._random.choices(range(5), (5, 3, 6, 2, 1))[0]
+        if not status.listeners[number].up:
+            number = 0
         each = status.listeners[number]
         self._number += 1
         host = f"{self._random.choice(('192.0.2', '198.51.100', '203.0.113'))}.{self._number % 250 + 1}"
@@ -150,17 +174,22 @@ class _Site(FakeOperations):
         name = f"{status.pid}-{self._number}"
         self._born[name] = born
         age = self._reactor.seconds() - born
-        weight = self._random.paretovariate(1.1)
+        # An echo sends what has come, a room to all what one says, a download little and then much.
+        received, sent = ((150, 150), (210, 210), (24, 330), (0.4, 600), (24, 17))[number]
+        weight = min(self._random.paretovariate(1.1), 40.0)
+        if self._scene == "large":
+            received, sent, age = received * 4000, sent * 4000, age + 86400 * 31
+            peer = f"/run/user/{self._number}/a-client-with-a-long-name/{'of-many-parts/' * 6}socket"[-250:]
         status.connections.append(
             ConnectionStatus(
                 name, each.service, each.protocol, each.place, each.kind, peer, age,
-                int(age * weight * 40), int(age * weight * 300), weight * 40, weight * 300,
+                int(age * weight * received), int(age * weight * sent), weight * received, weight * sent,
             )
         )  # fmt: skip
         each.counts.accepted += 1
 
     def status(self, query: ConnectionQuery) -> Deferred[list[ProcessStatus]]:
-        if self._reactor.seconds() - self._last > 0.9:
+        if self._scene != "fresh" and self._reactor.seconds() - self._last > 0.9:
             self.turn()
         return super().status(query)
 
@@ -171,8 +200,9 @@ class _Site(FakeOperations):
         for status in self.statuses:
             for _ in range(int(self._random.uniform(1, 9) * wave)):
                 self._come(status, now)
-            for _ in range(int(self._random.uniform(1, 9) * wave)):
-                if len(status.connections) > 40:
+            more = (len(status.connections) - self._about) / 15
+            for _ in range(max(0, int(self._random.uniform(1, 9) * wave + more))):
+                if len(status.connections) > 2:
                     gone = status.connections.pop(self._random.randrange(1, len(status.connections)))
                     del self._born[gone.id]
             moved = []
@@ -196,13 +226,14 @@ class _Site(FakeOperations):
                 counts.bytes_in += int(sum(each.rate_in for each in mine) * wave)
                 counts.bytes_out += int(sum(each.rate_out for each in mine) * wave)
                 if each_listener.kind == "datagram":
-                    counts.datagrams_in += int(220 * wave)
-                    counts.datagrams_out += int(190 * wave)
-            for limit, often in (("connections-per-peer", 2.2), ("new-per-peer", 1.4), ("deny", 0.4)):
+                    answered = int(220 * wave)
+                    counts.datagrams_in += answered
+                    counts.datagrams_out += answered - int(self._random.uniform(0, 9))
+            for limit, often in (("perip", 2.2), ("periprate", 1.4), ("deny", 0.4)):
                 for _ in range(int(self._random.uniform(0, often * wave))):
-                    each_listener = self._random.choice(status.listeners)
+                    each_listener = self._random.choice(status.listeners[:4])
                     each_listener.counts.refused[limit] += 1
-                    peer = f"198.51.100.{self._random.randrange(250)}:{self._random.randrange(20000, 60000)}"
+                    peer = f"198.51.100.{self._random.randrange(250)}"
                     status.refusals.append(RefusalStatus(now, *each_listener.key, peer, limit, "refused"))
             del status.refusals[:-100]
             delay = abs(self._random.gauss(0.0006, 0.0008)) * wave
@@ -212,17 +243,25 @@ class _Site(FakeOperations):
             )
 
 
-def _listeners() -> list[ListenerStatus]:
+def _listeners(scene: str) -> list[ListenerStatus]:
+    port_in_use: dict[str, Any] = (
+        {"up": False, "problem": "port 9004 is in use; stop what uses it"} if scene == "trouble" else {}
+    )
+    more = [
+        listener(f"gateway-{number}", "line", f"/run/netsvc/{'devices-of-the-north-wing/' * 4}{number}.socket")
+        for number in range(35 if scene == "large" else 0)
+    ]
     return [
         listener("echo", "tcp", "*:9001"),
         listener("echo", "udp", "*:9001", "datagram"),
         listener("chat", "line", "*:9443", tls=True),
         listener("files", "classic", "*:9003", proxy=True),
-        listener("reply", "tcp", "127.0.0.1:9004", up=False, problem="port 9004 is in use; stop what uses it"),
+        listener("reply", "tcp", "127.0.0.1:9004", **port_in_use),
+        *more,
     ]
 
 
-def main(connections: int, workers: int = 1, address: str = "0", token_file: str = "", client_ca: str = "") -> None:
+def main(*words: str) -> None:
     """Serve until it is ended. The last minutes are made up as well."""
     from twisted.internet import reactor
 
@@ -232,6 +271,9 @@ def main(connections: int, workers: int = 1, address: str = "0", token_file: str
     from netsvc.admin.server import AdminServer
     from netsvc.plan import AdminUse
 
+    given = dict(enumerate(words))
+    connections, workers = int(given[0]), int(given.get(1, 1))
+    address, token_file, client_ca, scene = given.get(2, "0"), given.get(3, ""), given.get(4, ""), given.get(5, "")
     any_reactor: Any = reactor
 
     class Past:
@@ -242,7 +284,9 @@ def main(connections: int, workers: int = 1, address: str = "0", token_file: str
 
     failed: list[str] = []
     past = Past()
-    site = _Site(past, connections, workers)
+    if scene == "fresh":
+        past.now = any_reactor.seconds()
+    site = _Site(past, connections, workers, scene)
     server = AdminServer(
         any_reactor, AdminUse(parse_address(address, "stream"), token_file or None, client_ca or None), site, exposition
     )
@@ -251,15 +295,16 @@ def main(connections: int, workers: int = 1, address: str = "0", token_file: str
         sys.exit(failed[0])
     watching: Any = server._watching
     watching.history.points.clear()
-    for _ in range(int(SPAN) + 1 if connections < 1000 else 2):
+    for _ in range(0 if scene == "fresh" else int(SPAN) + 1 if connections < 1000 else 2):
         past.now += 1
         site.status(COUNTS).addCallback(lambda statuses: watching.history.add(Sample(past.now, statuses, [])))
     site._reactor = any_reactor
-    watching.history.points.popleft()
+    if watching.history.points:
+        watching.history.points.popleft()
     print(f"admin listens on {server.place()}", flush=True)
     # A signal ends it, as it does a service.
     any_reactor.run(installSignalHandlers=False)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:3]), *sys.argv[3:])  # type: ignore[arg-type]
+    main(*sys.argv[1:])

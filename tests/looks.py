@@ -44,7 +44,15 @@ CHAT = ListenerStatus("chat", "line", "[::]:9002", "stream", "9002", False, "it 
 
 def connection(number: int, worker: int = 0, **fields: Any) -> ConnectionStatus:
     one = ConnectionStatus(
-        f"{worker}-{number}", "echo", "tcp", "127.0.0.1:9001", "stream", f"192.0.2.{number}:5000", 60.0 * number, 10, 20
+        f"{4242 + worker}-{number}",
+        "echo",
+        "tcp",
+        "127.0.0.1:9001",
+        "stream",
+        f"192.0.2.{number}:5000",
+        60.0 * number,
+        10,
+        20,
     )
     return replace(one, **fields)
 

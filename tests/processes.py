@@ -85,8 +85,8 @@ class Server:
 
     def port(self, label: str, place: int = 0) -> int:
         """Tell the real port of a listener, `echo tcp`; `place` counts those of the same label."""
-        ports = [int(match[1]) for line in self.lines if (match := re.search(rf"{label} listens on .*:(\d+)$", line))]
-        return ports[place]
+        pattern = re.compile(rf"{label} listens on \S*:(\d+)(?: \(.*\))?$")
+        return [int(match[1]) for line in self.lines if (match := pattern.search(line))][place]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, read the rest of the log, and return the exit status."""

@@ -153,7 +153,7 @@ def plan(uses: Mapping[str, Mapping[str, Any]], *listeners: str, drain: float = 
 class World:
     """A host, and its clients. `cores` has every core that was built, by its text."""
 
-    def __init__(self, first: Plan) -> None:
+    def __init__(self, first: Plan, kind: Callable[..., Host] = Host) -> None:
         self.clock = Clock()
         self.when_running: list[Callable[[], Any]] = []
         reactor: Any = NetsvcReactor()
@@ -163,7 +163,7 @@ class World:
         self.cores: dict[str, list[Core]] = {}
         self.deaths: list[str] = []
         self.clients: list[socket.socket] = []
-        self.host = Host(first, self.load, self.reactor, (), self.deaths.append)
+        self.host = kind(first, self.load, self.reactor, (), self.deaths.append)
         self.host.privilegedStartService()
         self.host.startService()
         # The first takes over the signals of this process.
@@ -296,9 +296,9 @@ class World:
 
 
 @contextmanager
-def world(first: Plan) -> Iterator[World]:
+def world(first: Plan, kind: Callable[..., Host] = Host) -> Iterator[World]:
     """Run a host for a test."""
-    made = World(first)
+    made = World(first, kind)
     try:
         yield made
     finally:

@@ -191,6 +191,22 @@ def test_a_wrong_endpoint_is_refused_with_its_fault_and_the_accepted_forms(text:
     assert ("udp:PORT" if kind == "datagram" else "tcp:PORT") in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("9001", ""),
+        ("unix:/x", ""),
+        ("tls:9001:cert=a:key=b", " (TLS)"),
+        ("ssl:9001", " (TLS)"),
+        ("proxy:trust=127.0.0.1:9001", " (behind a proxy)"),
+        ("haproxy:tcp:9001", " (behind a proxy)"),
+        ("proxy:trust=127.0.0.1:guard:idle=5:tls:9001:cert=a:key=b", " (TLS, behind a proxy)"),
+    ],
+)
+def test_what_is_not_seen_of_a_place_is_noted(text: str, note: str) -> None:
+    assert parse_address(text, "stream").note == note
+
+
 def test_addresses_of_the_same_words_are_equal_and_hash_alike() -> None:
     one, other = (parse_address("systemd:domain=INET:index=0", "datagram") for _ in range(2))
     assert {one: 1} == {other: 1}

@@ -41,7 +41,7 @@ def test_all_that_is_documented_is_there_and_nothing_else() -> None:
         reply.end()
     service = admin.service
     documented = {entry.split()[1] for entry in PATHS if "ID" not in entry}
-    assert documented | {"/page.js", "/draw.js", "/page.css", "/icon.svg"} == {
+    assert documented | {"/page.js", "/draw.js", "/figures.js", "/rows.js", "/page.css", "/icon.svg"} == {
         *service._reads, *service._writes
     }  # fmt: skip
     for path in ("/nothing", "/api", "/api/connections/0-1", "/page.css/", "//", "/..%2f", "*"):
@@ -63,6 +63,16 @@ def test_it_is_ready_until_something_is_not_which_is_named() -> None:
     reply = admin.ask("/ready")
     assert reply.code == 503
     assert reply.body == b"it drains\necho tcp: unix:/run/\\x1b[2J: its file is gone\n"
+
+
+def test_the_metrics_are_of_one_moment() -> None:
+    # A worker that ends after it was looked at is not counted twice, so that nothing goes down a second later.
+    admin = Admin()
+    assert admin.ask("/api/listeners").code == 200
+    admin.operations.gone_metrics = [{"name": "netsvc_echo_pings"}]
+    assert b"pings" not in admin.ask("/metrics").body
+    admin.clock.advance(FRESH)
+    assert b"pings" in admin.ask("/metrics").body
 
 
 def test_the_metrics_are_made_once_for_all_who_ask_in_a_moment() -> None:
@@ -136,6 +146,7 @@ def test_connections_are_listed_as_they_are_asked_for() -> None:
     assert admin.operations.asked == [ConnectionQuery(7, "bytes", ("echo", "192"))]
     assert [each["peer"] for each in reply.json["connections"]] == ["192.0.2.7:5000"]
     assert admin.ask("/api/connections?words=chat").json == {"open": 1, "connections": []}
+    assert len(admin.ask("/api/connections?words=ECHO").json["connections"]) == 1
     assert admin.ask(f"/api/connections?connections={MOST_SHOWN}").code == 200
 
 
@@ -262,7 +273,10 @@ def test_what_fails_is_logged_and_told_in_a_line(logged_errors: LoggedErrors) ->
 
 def test_the_page_is_whole_and_small_and_asks_nothing_of_others() -> None:
     admin = Admin()
-    bodies = [admin.ask(path).body for path in ("/", "/page.js", "/draw.js", "/page.css", "/icon.svg")]
+    bodies = [
+        admin.ask(path).body
+        for path in ("/", "/page.js", "/draw.js", "/figures.js", "/rows.js", "/page.css", "/icon.svg")
+    ]
     assert sum(map(len, bodies)) < 60_000
     text = b"".join(bodies).replace(b"http://www.w3.org/2000/svg", b"")
     for forbidden in (b"http:", b"https:", b"innerHTML", b"insertAdjacentHTML", b"eval(", b"style=", b"onclick="):

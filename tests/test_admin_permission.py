@@ -103,7 +103,7 @@ def test_a_token_is_asked_for_everything_that_shows_or_does_something() -> None:
     assert admin.post("/api/drain").code == 401
     assert not admin.operations.asked
     # The page shows nothing before it has asked for the token.
-    for path in ("/", "/page.js", "/draw.js", "/page.css", "/icon.svg"):
+    for path in ("/", "/page.js", "/draw.js", "/figures.js", "/rows.js", "/page.css", "/icon.svg"):
         assert admin.ask(path).code == 200
     assert admin.ask("/", "POST").code == 401
 

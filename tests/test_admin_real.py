@@ -175,6 +175,6 @@ def test_a_real_server_shows_and_does_it() -> None:
             assert connection["peer"] == "{}:{}".format(*client.getsockname())
             assert ask("POST", f"/api/connections/{connection['id']}/close") == (200, {"closed": connection["id"]})
             assert client.recv(1) == b""
-        assert ask("POST", "/api/reload") == (200, {"done": True, "lines": ["reloaded: nothing has changed"]})
+        assert ask("POST", "/api/reload") == (200, {"done": True, "lines": ["reloaded: 1 listener kept"]})
         assert ask("GET", "/ready") == (200, b"ready\n")
         assert b'netsvc_connections_accepted_total{listener="' in ask("GET", "/metrics")[1]

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from netsvc.address import parse_address
 from netsvc.admin.server import AdminServer
+from netsvc.host.reload import Reloading
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import ListenError
 from netsvc.plan import AdminUse
@@ -177,3 +178,17 @@ def test_tls_is_said_in_the_place(tmp_path: Path, lines: Lines) -> Steps:
 def test_nothing_is_closed_that_was_not_opened() -> None:
     server = make("0")
     server.close()
+
+
+def test_where_no_command_line_was_read_none_is_read_again() -> None:
+    [answer] = collect(Reloading().reread())
+    assert (answer.status, answer.lines[0]) == (
+        1,
+        "there is nothing to be read again: it was not started by a command line",
+    )
+
+
+def collect(firing: Deferred[Any]) -> list[Any]:
+    found: list[Any] = []
+    firing.addCallback(found.append)
+    return found

@@ -146,6 +146,38 @@ def test_requests_that_come_before_the_answer_wait_and_then_keep_their_order() -
     transport.end()
 
 
+def test_who_does_not_take_the_answers_gets_no_more_of_them() -> None:
+    admin = Admin()
+    transport = admin.connect()
+    channel = transport.protocol
+    # As a transport does whose buffer is full with the first answer.
+    transport.write = lambda data: (transport.io.write(data), channel.pauseProducing())  # type: ignore[method-assign,assignment,return-value]
+    channel.dataReceived(request("/health") * 20)
+    assert transport.value().count(b"HTTP/1.1 200 OK") == 1
+    assert transport.producerState == "paused"
+    del transport.write
+    channel.resumeProducing()
+    assert transport.value().count(b"HTTP/1.1 200 OK") == 20
+    assert transport.producerState == "producing"
+    channel.dataReceived(request("/health"))
+    assert transport.value().count(b"HTTP/1.1 200 OK") == 21
+    transport.end()
+
+
+def test_nothing_is_read_of_a_watcher_that_does_not_read() -> None:
+    admin = Admin()
+    transport = admin.send("/api/stream")
+    channel = transport.protocol
+    channel.pauseProducing()
+    assert transport.producerState == "paused"
+    channel.resumeProducing()
+    # It must be seen when it leaves.
+    assert transport.producerState == "producing"
+    channel.dataReceived(b"x" * 100_000)
+    assert transport.producerState == "paused"
+    transport.end()
+
+
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 def test_every_answer_forbids_what_it_does_not_need(method: str) -> None:
     reply = Admin().ask("/", method)

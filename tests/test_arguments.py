@@ -164,9 +164,9 @@ def test_the_drain_is_in_seconds_within_bounds() -> None:
     assert plan("--tcp", "0").drain == DEFAULT_DRAIN
     assert plan("--tcp", "0", "--drain", "0").drain == 0
     assert plan("--tcp", "0", "--drain=86400").drain == 86400
-    assert mistake("--tcp", "0", "--drain", "86401") == "--drain 86401: seconds from 0 to 86400"
-    assert mistake("--tcp", "0", "--drain", "-1") == "--drain -1: seconds from 0 to 86400"
-    assert mistake("--tcp", "0", "--drain", "soon") == "--drain soon: seconds from 0 to 86400"
+    assert mistake("--tcp", "0", "--drain", "86401") == "--drain 86401: seconds from 0 to 86400, or with m, h, d (10m)"
+    assert mistake("--tcp", "0", "--drain", "-1") == "--drain -1: seconds from 0 to 86400, or with m, h, d (10m)"
+    assert mistake("--tcp", "0", "--drain", "soon") == "--drain soon: seconds from 0 to 86400, or with m, h, d (10m)"
     assert mistake("--tcp", "0", "--drain") == "--drain needs a value"
 
 
@@ -180,7 +180,7 @@ def test_every_mistake_is_found_at_once() -> None:
         "--gat: there is no such option, and no service of that name; did you mean --gate?",
         "word: what is that? Write --<service> ADDRESS, such as --tcp 9001",
         "--gate-bot-size: gate-bot has no protocol and no option of that name",
-        "--drain x: seconds from 0 to 86400",
+        "--drain x: seconds from 0 to 86400, or with m, h, d (10m)",
         "--echo needs an address, such as --echo 9001",
         "--tcp unix:: an address is a port, HOST:PORT, [IPv6]:PORT, "
         "or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:NAME)",

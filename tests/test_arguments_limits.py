@@ -82,9 +82,12 @@ def test_those_of_an_address_become_the_listeners(address: str, text: str, limit
         (["--limit", "idle"], "--limit idle: write NAME=VALUE, such as --limit perip=20"),
         (["--limit", "=1"], "--limit =1: write NAME=VALUE, such as --limit perip=20"),
         (["--echo-limit", "idle"], "--echo-limit idle: write NAME=VALUE, such as --echo-limit perip=20"),
-        (["--limit", "idle="], "--limit idle=: seconds from 0.1 to 31622400, or none"),
-        (["--limit", "idle=x y"], "--limit idle=x y: seconds from 0.1 to 31622400, or none"),
-        (["--echo-limit", "idle=\x1b"], r"--echo-limit idle=\x1b: seconds from 0.1 to 31622400, or none"),
+        (["--limit", "idle="], "--limit idle=: seconds from 0.1 to 31622400, or with m, h, d (10m), or none"),
+        (["--limit", "idle=x y"], "--limit idle=x y: seconds from 0.1 to 31622400, or with m, h, d (10m), or none"),
+        (
+            ["--echo-limit", "idle=\x1b"],
+            r"--echo-limit idle=\x1b: seconds from 0.1 to 31622400, or with m, h, d (10m), or none",
+        ),
         (["--limit", "idel=1"], "--limit idel: there is no limit of that name; did you mean idle?"),
         (["--limit", "q\x1b=1"], f"--limit q\\x1b: there is no limit of that name; there are {', '.join(LIMITS)}"),
         (

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from netsvc.status import ConnectionQuery, ConnectionStatus, Counts, ListenerStatus, ProcessStatus
-from netsvc.workers.census import MOST_DEPARTED, Census
-from netsvc.workers.inquiry import MOST_QUESTIONS, PATIENCE, Inquiry, answer
+from netsvc.status import ConnectionQuery, ConnectionStatus, Counts, ListenerStatus, ProcessStatus, merge
+from netsvc.workers.census import MOST_DEPARTED, MOST_DEPARTED_METRICS, Census
+from netsvc.workers.inquiry import MOST_QUESTIONS, PATIENCE, Inquiry, answer, written
 from netsvc.workers.reports import LONGEST_REPORT, read_report
 
 
@@ -20,6 +20,10 @@ class Operations:
     def __init__(self, pid: int) -> None:
         self.state = ProcessStatus("1", pid, 0.0)
         self.asked: list[Any] = []
+        self.gone: list[ListenerStatus] = []
+
+    def departed(self) -> list[ListenerStatus]:
+        return self.gone
 
     def status(self, query: ConnectionQuery) -> Deferred[list[ProcessStatus]]:
         self.asked.append(query)
@@ -142,6 +146,50 @@ def test_counts_of_workers_that_have_ended_are_added_up() -> None:
     assert (departed.counts.accepted, departed.counts.open, departed.counts.bytes_in) == (20, 0, 10)
 
 
+def test_a_worker_that_ends_while_another_is_waited_for_is_counted_once() -> None:
+    clock = Clock()
+    workers = [Worker(pid, clock) for pid in (11, 12)]
+    census = Census(lambda: workers)  # type: ignore[arg-type,return-value]
+    for worker in workers:
+        worker.operations.state.listeners = [listener(accepted=10)]
+    totals: list[int] = []
+
+    def add_up(statuses: list[ProcessStatus]) -> None:
+        gone = ProcessStatus("", 0, 0.0, listeners=census.departed())
+        totals.extend(each.counts.accepted for each in merge([*statuses, gone]))
+
+    census.status(ConnectionQuery()).addCallback(add_up)
+    workers[0].answer()
+    # As a place does whose process has ended (`netsvc.workers.slot`).
+    ended = workers[0].inquiry
+    ended.close()
+    workers[0].child = None
+    assert ended.last is not None
+    census.departed_from(ended.last)
+    workers[1].answer()
+    assert totals == [20]
+
+
+def test_what_a_listener_counted_that_a_worker_has_no_more_is_not_lost() -> None:
+    clock = Clock()
+    workers = [Worker(pid, clock) for pid in (11, 12)]
+    census = Census(lambda: [worker for worker in workers if worker.child])  # type: ignore[arg-type,return-value]
+    for worker in workers:
+        worker.operations.state.listeners = [listener(accepted=1)]
+        worker.operations.gone = [listener("*:9002", accepted=10)]
+    census.status(ConnectionQuery())
+    for worker in workers:
+        worker.answer()
+    assert [(each.place, each.counts.accepted) for each in census.departed()] == [("*:9002", 20)]
+    # And not by its end either.
+    workers[0].inquiry.farewell(written(workers[0].operations.state, workers[0].operations.gone))
+    workers[0].child = None
+    last = workers[0].inquiry.all_counted()
+    assert last is not None
+    census.departed_from(last)
+    assert {each.place: each.counts.accepted for each in census.departed()} == {"*:9001": 1, "*:9002": 20}
+
+
 def test_the_last_word_of_a_worker_is_what_counts() -> None:
     worker = Worker(11, Clock())
     worker.operations.state.listeners = [listener(accepted=1)]
@@ -160,4 +208,53 @@ def test_the_listeners_of_many_plans_are_not_all_remembered() -> None:
         census.departed_from(ProcessStatus("1", number, 0.0, listeners=listeners))
     departed = census.departed()
     assert len(departed) == MOST_DEPARTED
-    assert departed[-1].place == "*:9-999"
+    assert departed[0].place == "*:9-0"
+    # One that is heard of again is new again.
+    census.departed_from(ProcessStatus("1", 11, 0.0, listeners=[listener("*:7-5", accepted=1)]))
+    again = census.departed()[0]
+    assert (again.place, again.counts.accepted, len(census.departed())) == ("*:7-5", 2, MOST_DEPARTED)
+
+
+def test_the_metrics_of_many_plans_are_not_all_remembered() -> None:
+    census = Census(list)
+
+    def family(name: str, first: int) -> dict[str, Any]:
+        sets = [[["chat", str(number)], 1] for number in range(first, first + 1000)]
+        return {"name": name, "kind": "counter", "help": "", "labels": ["use", "room"], "bounds": [], "sets": sets}
+
+    for number in range(10):
+        census.departed_from(ProcessStatus("1", number, 0.0, metrics=[family("a_total", number * 1000)]))
+    [departed] = census.departed_metrics()
+    assert len(departed["sets"]) == MOST_DEPARTED and departed["sets"][0] == [["chat", "9000"], 1]
+    many = [{**family(f"m{number}_total", 0), "sets": []} for number in range(MOST_DEPARTED_METRICS + 1)]
+    census.departed_from(ProcessStatus("1", 11, 0.0, metrics=many))
+    assert len(census.departed_metrics()) == MOST_DEPARTED_METRICS
+
+
+def test_what_has_been_shown_of_a_worker_that_ends_stays_as_it_was() -> None:
+    census = Census(list)
+    last = ProcessStatus("1", 1, 0.0, listeners=[listener(accepted=10, open=3)])
+    census.departed_from(last)
+    assert last.listeners[0].counts.open == 3
+
+
+def test_the_pipe_of_a_worker_that_is_stuck_does_not_fill_with_questions() -> None:
+    clock = Clock()
+    worker = Worker(11, clock)
+    for _ in range(3 * MOST_QUESTIONS):
+        worker.inquiry.status(ConnectionQuery())
+        clock.advance(PATIENCE)
+    assert len(worker.orders) == MOST_QUESTIONS
+    # It goes on.
+    worker.answer()
+    worker.inquiry.status(ConnectionQuery())
+    assert len(worker.orders) == 1
+    worker.inquiry.close()
+
+
+def test_a_question_of_another_version_is_no_fault() -> None:
+    worker = Worker(11, Clock())
+    for question in ("{}", "[", "7", '{"status": {"most": 1, "order": "rate", "words": [], "new": 1}}', "\xff"):
+        reports: list[bytes] = []
+        answer(worker.operations, b"5 " + question.encode("latin-1"), reports.append)
+        assert [read_report(each[:-1]) for each in reports] == [("answer", "5", "null")]

@@ -193,7 +193,7 @@ def test_a_connection_is_closed_after_a_question() -> None:
     show(shown, PEERS[5:])
     assert "close 192.0.2.1:5000 (echo tcp)?" in text(shown)
     assert press(shown, "y") == [CLOSE]
-    assert shown.to_close == "0-1"
+    assert shown.to_close == "4242-1"
     assert press(shown, "c", "n") == [None, None]
     assert press(shown, "c", "q") == [None, None]
 

@@ -62,8 +62,12 @@ def test_a_delay_is_in_milliseconds_as_long_as_it_can(seconds: float, written: s
     assert delay(seconds) == written
 
 
-def test_a_count_has_groups() -> None:
-    assert count(1234567) == "1,234,567"
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(0, "0"), (12_345, "12,345"), (9_999_999, "9,999,999"), (10_000_000, "10.0M"), (1_234_567_890, "1.23G")],
+)
+def test_a_count_has_groups_and_fits(number: int, written: str) -> None:
+    assert count(number) == written
 
 
 def test_a_sparkline_ends_with_the_newest() -> None:

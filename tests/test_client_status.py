@@ -77,8 +77,8 @@ class TestLook:
 
     def test_connections_of_all_are_in_one_order(self) -> None:
         one = seen(process(1, [connection(1, 1), connection(4, 1)]), process(2, [connection(3, 2)]))
-        assert [each.id for each in one.connections("age")] == ["1-4", "2-3", "1-1"]
-        assert [each.id for each in one.connections("new")] == ["1-1", "2-3", "1-4"]
+        assert [each.id for each in one.connections("age")] == ["4243-4", "4244-3", "4243-1"]
+        assert [each.id for each in one.connections("new")] == ["4243-1", "4244-3", "4243-4"]
 
 
 class TestRates:
@@ -125,7 +125,7 @@ def test_a_page_has_everything(monkeypatch: pytest.MonkeyPatch) -> None:
         seen(process(0, [connection(1, rate_in=5), connection(2)], not_ready=["chat line is down"])), "rate", 80
     )
     assert shown.splitlines() == [
-        "netsvc 1.2  ready  pid 4242  up 1m30s",
+        "netsvc 1.2  not ready  pid 4242  up 1m30s",
         "open 2  accepted 12,345  refused 4 (rate 3, peer 1)",
         "in  5.00 kB",
         "out 7.00 kB",

@@ -146,7 +146,7 @@ def test_a_connection_is_closed() -> None:
 
     with answering(running) as it:
         asyncio.run(see(it))
-    assert running.asked[1] == "close 0-2"
+    assert running.asked[1] == "close 4242-2"
     assert "0-2" not in [each.id for each in running.peers]
 
 

@@ -107,6 +107,7 @@ def test_the_longest_search_fits_in_a_request() -> None:
         '{"most":"1"}',
         '{"order":"size"}',
         '{"order":[]}',
+        "[" * 1000,
         '{"words":"x"}',
         '{"most":1e9}',
     ],

@@ -72,7 +72,7 @@ def test_all_are_found_at_once_in_the_order_of_the_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("drain = 86401", "1: drain 86401: seconds from 0 to 86400"),
+        ("drain = 86401", "1: drain 86401: seconds from 0 to 86400, or with m, h, d (10m)"),
         ("drain = []", "1: drain: this is a number"),
         ("workers = 'many'", "1: workers many: a whole number from 1 to 256, or auto: one for each core"),
         ("workers = true", "1: workers: this is a number"),
@@ -93,7 +93,7 @@ def test_all_are_found_at_once_in_the_order_of_the_lines() -> None:
         ("limits.deny = ['x']", None),
         ("limits.deny = [[]]", "1: limits.deny: this is a number or a text"),
         ("limits.idle = 2000-01-01", "1: limits.idle: this is a number, a text or a list, or none"),
-        ("limits.idle = [1]", "1: limits.idle=1: seconds from 0.1 to 31622400, or none"),
+        ("limits.idle = [1]", "1: limits.idle=1: seconds from 0.1 to 31622400, or with m, h, d (10m), or none"),
         ("services = 1", "1: services: this is a table; write [services.echo]"),
         ("services.echo = 1", "1: services.echo: this is a table; write [services.echo]"),
         ("services.a_b = {}", "1: services.a_b: no name for a service: use a-z, 0-9 and single hyphens"),

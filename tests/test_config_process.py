@@ -169,7 +169,7 @@ def test_the_files_of_an_admin_page_that_runs_are_not_read_again(here: Path) -> 
 def test_a_service_has_seconds_of_its_own_to_drain() -> None:
     assert plan("--tcp", "0", "--echo-drain=3").uses["echo"].drain == 3
     assert plan("--drain", "2", "0", alone="echo") == plan("--tcp", "0", "--drain", "2")
-    bounds = f"seconds from 0 to {LONGEST_DRAIN}"
+    bounds = f"seconds from 0 to {LONGEST_DRAIN}, or with m, h, d (10m)"
     assert mistake("--tcp", "0", "--echo-drain", "soon") == f"--echo-drain soon: {bounds}"
     assert wrong("services.gate = { line = 0, drain = -1 }") == [f"1: services.gate.drain -1: {bounds}"]
     assert wrong("services.gate = { line = 0, drain = [] }") == ["1: services.gate.drain: this is a number"]

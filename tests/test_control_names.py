@@ -13,7 +13,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from netsvc.host.control import FAREWELL, RETRY, TELL, Answer, Control, control_names, pid_name
+from netsvc.host.control import FAREWELL, RETRY, SELDOM, TELL, Answer, Control, control_names, pid_name
 from tests.logs import Lines, collected
 from tests.looks import unused_pids
 from tests.turned import Net
@@ -137,7 +137,8 @@ def test_who_takes_over_has_the_file_as_soon_as_it_is_given_up(tmp_path: Path, n
     net.advance(TELL / 2)
     assert b"old" in ask(net, name, b"now\n")
     old.give_up_config()
-    net.advance(RETRY)
+    # Sooner than a shell starts the next command.
+    net.clock.advance(0.05)
     assert b"new" in ask(net, name, b"now\n")
     # It can still be asked how its drain goes.
     assert b"old" in ask(net, pid_name(PID), b"now\n")
@@ -156,7 +157,7 @@ def test_who_keeps_a_file_is_told_once_and_waited_for(tmp_path: Path, net: Stead
         f"stop that one, or name this one by --pid {PID + 1}"
     ]
     close(net, old)
-    net.advance(RETRY)
+    net.clock.advance(SELDOM)
     assert b"new" in ask(net, name, b"now\n")
     close(net, new)
 

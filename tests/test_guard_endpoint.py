@@ -111,7 +111,7 @@ def test_what_was_quoted_for_the_endpoint_inside_reaches_it(path: str) -> None:
         ("guard:perip=20", "guard: has no endpoint after its limits; write guard:LIMIT=VALUE:…:ENDPOINT, such as "),
         ("guard:perip:tcp:8080", "guard: perip has no value; write guard:LIMIT=VALUE:…:ENDPOINT, such as "),
         ("guard:perip=many:tcp:8080", "guard: perip many: a whole number from 1 to 1000000, or none"),
-        ("guard:idle=-1:tcp:8080", "guard: idle -1: seconds from 0.1 to 31622400, or none"),
+        ("guard:idle=-1:tcp:8080", "guard: idle -1: seconds from 0.1 to 31622400, or with m, h, d (10m), or none"),
         ("guard:deny=everybody:tcp:8080", "guard: deny everybody: addresses and networks such as "),
         ("guard:sessions=5:tcp:8080", "guard: sessions is for datagrams, and an endpoint is for streams"),
         ("guard:perrip=5:tcp:8080", "guard: perrip is no limit, and no argument of tcp:; did you mean perip"),

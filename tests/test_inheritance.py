@@ -49,7 +49,10 @@ def before() -> Iterator[Before]:
 
 
 def find(inheritance: Inheritance, *listeners: tuple[str, Kind, str]) -> list[Found]:
-    parsed = [Listener(*name.split(), parse_address(address, kind)) for name, kind, address in listeners]
+    parsed = []
+    for name, kind, address in listeners:
+        use, protocol = name.split()
+        parsed.append(Listener(use, protocol, parse_address(address, kind)))
     return inheritance.find(Plan({}, tuple(parsed)))
 
 

@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -94,6 +95,23 @@ def test_what_comes_is_served_and_the_port_outlives_the_worker(
     if address.scheme.startswith("unix"):
         assert (tmp_path / "sock").stat().st_mode & 0o777 == 0o600
     held.close()
+
+
+@pytest_twisted.inlineCallbacks
+def test_its_line_at_the_end_is_text(tmp_path: Path) -> Generator[Any, Any, None]:
+    # Twisted's own has the path with a NUL before it.
+    events: list[Any] = []
+    address = parse_address(f"unix:{tmp_path}/sock", "stream")
+    held = hold(reactor(), address, 1)
+    listening = opened(address, Inherited([os.dup(held.descriptors(0)[0])]))
+    globalLogPublisher.addObserver(events.append)
+    try:
+        yield listening.stop()
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    held.close()
+    [line] = [text for event in events if "UNIX Port" in (text := formatEvent(event))]
+    assert line == f"(UNIX Port {tmp_path}/sock Closed)"
 
 
 @pytest_twisted.inlineCallbacks

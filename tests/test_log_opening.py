@@ -23,7 +23,8 @@ from zope.interface.verify import verifyObject
 
 from netsvc.errors import StartError
 from netsvc.host.host import Host
-from netsvc.log.access import LONGEST_WAIT, log_record
+from netsvc.log.access import LONGEST_WAIT
+from netsvc.log.flood import AT_ONCE
 from netsvc.log.opening import Log, Logging, OpenLog
 from netsvc.plan import Plan
 from netsvc.tap import makeService
@@ -178,8 +179,25 @@ def test_records_that_nobody_wants_are_not_made() -> None:
     assert World("-n", "--syslog", access="off").record is None
 
 
-def test_in_a_log_that_is_somebody_else_s_records_are_events() -> None:
-    assert World("-n", "--syslog").record is log_record
+def test_in_a_log_that_is_somebody_else_s_records_are_events(lines: Lines) -> None:
+    world = World("-n", "--syslog")
+    world.record(STREAM)
+    assert [f"[{system}#info] {line}" for system, line in zip(lines.systems, lines, strict=True)] == [
+        f"{RECORD} reason=peer"
+    ]
+    world.stop()
+
+
+@pytest.mark.usefixtures("usr1")
+@pytest.mark.parametrize("where", [["--logfile=log"], ["-n", "--syslog"]])
+def test_a_flood_of_records_ends_in_a_line_with_how_many_more(where: list[str], lines: Lines) -> None:
+    world = World(*where)
+    for _ in range(AT_ONCE + 5):
+        world.record(STREAM)
+    world.stop()
+    recorded = lines[:-1] if "--syslog" in where else said("log")
+    assert len(recorded) == AT_ONCE and lines[-1].startswith("5 more connections")
+    assert not world.reactor.getDelayedCalls()
 
 
 @pytest.mark.usefixtures("usr1")
@@ -375,7 +393,7 @@ def test_without_options_of_twistd_an_application_has_the_log_it_had() -> None:
     application, service = root(None)
     Service().setServiceParent(application)
     assert application.getComponent(ILogObserver, None) is None
-    assert service.log is not None and service.log.recorder(None) is log_record
+    assert service.log is not None and service.log.foreign
 
 
 def test_a_form_that_somebody_else_s_log_has_not_is_said(lines: Lines) -> None:

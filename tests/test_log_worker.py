@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel
+from twisted.logger import LogLevel, globalLogPublisher
 
 from netsvc.log.access import LONGEST_WAIT, MOST_GATHERED
+from netsvc.log.flood import AT_ONCE
 from netsvc.plan import Plan
 from netsvc.worker import _Log, _record
 from netsvc.workers.briefing import Briefing
@@ -65,6 +66,20 @@ def test_in_the_form_of_the_plan() -> None:
     world.stop()
     found = json.loads(world.reports[0][1])
     assert (found["worker"], found["kind"]) == (2, "access")
+
+
+def test_in_a_flood_there_are_so_many_of_each_worker_and_it_says_how_many_more() -> None:
+    world = World()
+    globalLogPublisher.addObserver(world.log)
+    try:
+        for _ in range(AT_ONCE + 7):
+            world.record(STREAM)
+        world.stop()
+    finally:
+        globalLogPublisher.removeObserver(world.log)
+    assert sum(words[1].count("\n") for words in world.reports if words[0] == "access") == AT_ONCE
+    assert world.reports[-1][0] == "log" and world.reports[-1][4].startswith("7 more connections")
+    assert not world.reactor.getDelayedCalls()
 
 
 def test_none_are_made_that_nobody_wants() -> None:

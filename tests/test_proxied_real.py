@@ -49,7 +49,7 @@ PROXIES: dict[str, Before] = {
 def served(words: list[str], tmp_path: Path, before: Before) -> Iterator[tuple[Server, int]]:
     """Run netsvc and a proxy before its one listener; yield the proxy's port."""
     with Server.twistd(*words) as server:
-        [back] = [int(match[1]) for line in server.lines if (match := re.search(r"listens on .*:(\d+)$", line))]
+        [back] = [int(match[1]) for line in server.lines if (match := re.search(r"listens on \S*:(\d+)", line))]
         front = free_port()
         with before(front, back, tmp_path):
             yield server, front

@@ -243,6 +243,28 @@ def test_a_header_has_to_be_there_in_time() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_of_too_many_without_a_header_the_one_that_has_waited_longest_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netsvc.listeners.proxy.MOST_AWAITED", 3)
+    clock, factory = Clock(), Inners()
+    owner = ProxyFactory(factory, Proxy(("192.0.2.0/24",)), clock)
+    refused: list[Any] = []
+    owner.refused = lambda *said: refused.append(said)
+    transports = []
+    for number in range(5):
+        protocol: Any = owner.buildProtocol(IPv4Address("TCP", f"192.0.2.{number}", 1))
+        transports.append(StringTransport(peerAddress=IPv4Address("TCP", f"192.0.2.{number}", 1)))
+        protocol.makeConnection(transports[-1])
+        if number == 0:
+            # It has its header, and is awaited no more.
+            protocol.dataReceived(b"PROXY UNKNOWN\r\n")
+    assert refused == [(LATE, "192.0.2.1")]
+    assert [transport.disconnected for transport in transports] == [False, True, False, False, False]
+    clock.advance(1000)
+    assert len(refused) == 4 and not owner.awaited and not clock.getDelayedCalls()
+
+
 def test_one_that_is_in_time_is_timed_no_longer() -> None:
     clock = Clock()
     inners = Inners()

@@ -83,19 +83,22 @@ def test_the_first_command_works_in_a_fresh_directory(tmp_path: Path) -> None:
         server.wait()
 
 
-def test_the_configuration_shown_is_written_checked_run_and_reloaded(tmp_path: Path) -> None:
-    assert [words[1] for words in SHOWN[:3]] == ["init", "check", "run"]
-    for words in SHOWN[:2]:
+@pytest.mark.slow
+def test_the_configuration_shown_is_written_run_reloaded_upgraded_and_drained(tmp_path: Path) -> None:
+    assert [words[1] for words in SHOWN[:5]] == ["init", "run", "status", "upgrade", "drain"]
+    for words in (SHOWN[0], ["netsvc", "check"]):
         ended = run(sys.executable, "-m", "netsvc", *words[1:], cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
     file = tmp_path / "netsvc.toml"
     # Somebody else may have those ports here.
     file.write_text(re.sub(r"\b900\d\b", "0", file.read_text("utf-8")), "utf-8")
-    with Server([sys.executable, "-m", "netsvc", *SHOWN[2][1:]], cwd=tmp_path) as server:
+    with Server([sys.executable, "-m", "netsvc", *SHOWN[1][1:]], cwd=tmp_path) as server:
         server.wait_for("ready$")
-        ended = run(sys.executable, "-m", "netsvc", "reload", cwd=tmp_path)
-        assert ended.returncode == 0, ended.stderr
+        for words in (["netsvc", "reload"], *SHOWN[2:5]):
+            ended = run(sys.executable, "-m", "netsvc", *words[1:], cwd=tmp_path)
+            assert ended.returncode == 0, ended.stderr
         server.wait_for("reloaded")
+        server.wait()
 
 
 def test_the_clients_shown_work_against_the_services_shown(tmp_path: Path) -> None:
@@ -105,8 +108,8 @@ def test_the_clients_shown_work_against_the_services_shown(tmp_path: Path) -> No
             for name, label in (("9001", "echo tcp"), ("9002", "chat line"), ("9003", "files classic"))
         }
         inputs = {"talk": "hello\n", "chat": "/quit\n", "get": ""}
-        assert [words[1] for words in SHOWN[3:]] == ["talk", "chat", "get"]
-        for words in SHOWN[3:]:
+        assert [words[1] for words in SHOWN[5:]] == ["talk", "chat", "get"]
+        for words in SHOWN[5:]:
             arguments = [re.sub(r"(?<=:)\d+", lambda match: str(ports[match[0]]), word) for word in words[1:]]
             ended = run(sys.executable, "-m", "netsvc", *arguments, cwd=tmp_path, stdin=inputs[words[1]])
             assert ended.returncode == 0, ended.stderr
@@ -118,7 +121,7 @@ def test_the_clients_shown_work_against_the_services_shown(tmp_path: Path) -> No
 def test_the_dependencies_named_are_those_declared() -> None:
     declared = re.search(r"install_requires =\n((?: .*\n)+)", (ROOT / "setup.cfg").read_text())
     assert declared
-    section = README.partition("## Dependencies")[2]
+    section = README.partition("Dependencies: ")[2]
     for line in re.sub(r" *#.*\n", "", declared[1]).splitlines():
         name = re.split(r"[ \[>]", line.strip())[0]
         assert name in section, name

@@ -78,6 +78,8 @@ class Configured:
         lines = [
             f"drain = {given.get('drain', 2)}",
             f"workers = {given.get('workers', 1)}",
+            # Nobody reads what it logs while a command runs.
+            'access = "off"',
             "[services.echo]",
             f'tcp = ["127.0.0.1:{self.port}"{given.get("more", "")}]',
             f'udp = "127.0.0.1:{self.port}"',
@@ -170,8 +172,9 @@ def test_a_file_that_is_wrong_changes_nothing_and_every_mistake_is_on_stderr(tmp
         server.wait_for("reloaded: 2 listeners kept$")
         assert "not reloaded: netsvc.toml:" in server.log
     ended = run(NETSVC, "reload", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert f"no process runs with --config {file}; " in ended.stderr
+    # Others may run on the machine, and are named then.
+    assert ended.returncode == 1
+    assert f"no process runs with --config {file}; " in ended.stderr.splitlines()[0]
 
 
 def test_a_listener_that_goes_drains_and_the_others_go_on(tmp_path: Path) -> None:

@@ -95,6 +95,22 @@ def test_seconds_are_a_number_that_says_its_unit() -> None:
 
 @pytest.mark.parametrize(
     ("value", "wanted"),
+    [("90s", 90), ("10m", 600), (" 1.5 H ", 5400), ("1.1m", 66), ("366d", 31_622_400), ("1e3", 1000)],
+)
+def test_seconds_may_be_written_as_minutes_hours_and_days(value: str, wanted: float) -> None:
+    assert seconds(0.1, 366 * 86400)(value) == wanted
+
+
+@pytest.mark.parametrize(
+    "value", ["367d", "0m", "m", "-1m", "1e3m", "1m30s", "10 min", "\u0661m", f"{'9' * 10}d", "1." + "1" * 10 + "h"]
+)
+def test_times_beyond_the_bounds_or_in_other_forms_are_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^seconds from 0\.1 to 31622400, or with m, h, d \(10m\)$"):
+        seconds(0.1, 366 * 86400)(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
     [
         ("1", 1),
         (64, 64),

@@ -24,7 +24,7 @@ def lines() -> Iterator[Lines]:
 class Place:
     """A slot, and what it tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, persistent: bool = False) -> None:
         self.reactor = FakeReactor()
         self.told: list[str] = []
         self.slot = Slot(
@@ -34,6 +34,7 @@ class Place:
             ready=lambda: self.told.append("ready"),
             failed=self.told.append,
             ended=lambda: self.told.append("ended"),
+            persistent=persistent,
         )
         self.slot.start()
 
@@ -156,3 +157,12 @@ def test_a_process_that_is_gone_already_is_sent_no_signal() -> None:
     place.process.gone = True
     place.slot.stop()
     assert place.process.signals == []
+
+
+def test_one_that_stands_in_for_a_worker_that_served_is_replaced_from_the_first(lines: Lines) -> None:
+    place = Place(persistent=True)
+    assert place.die() == FIRST_PAUSE
+    place.process.say("failed", "it is not possible now")
+    assert place.die() == 2 * FIRST_PAUSE
+    assert place.told == ["ended", "ended"]
+    assert "worker 2 cannot start: it is not possible now" in lines

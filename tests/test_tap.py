@@ -252,6 +252,21 @@ def test_check_with_nothing_says_what_could_be_run() -> None:
     assert str(result.exception).startswith("netsvc: nothing to run; for example: ")
 
 
+def test_without_words_check_and_run_take_the_file_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netsvc.toml").write_text("services.echo.tcp = 9001\n")
+    monkeypatch.chdir(tmp_path)
+    assert "\necho     tcp       stream  9001\n" in invoke(check).output
+    # Any word at all is to be taken as it is.
+    assert str(invoke(check, "--drain", "1").exception).endswith("; or, as it is here: --config netsvc.toml")
+    called: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["netsvc"])
+    monkeypatch.setattr("twisted.scripts.twistd.run", lambda: called.append(sys.argv))
+    invoke(run)
+    assert called == [["twistd", "-n", "--pidfile=", "netsvc", "--config", "netsvc.toml"]]
+
+
 @pytest.mark.parametrize("command", [check, run])
 def test_check_and_run_have_a_help_page_of_their_own(command: Any) -> None:
     page = invoke(command, "--help").output

@@ -58,7 +58,8 @@ def test_nonsense_is_no_briefing(line: bytes) -> None:
 @given(st.sampled_from(["version", "pid", "ports"]), st.none() | st.text() | st.lists(st.integers()))
 def test_one_that_is_wrong_in_a_part_is_none(name: str, value: object) -> None:
     read = json.loads(BRIEFING.to_line()) | {name: value}
-    if value == [] or (name == "version" and value == 1):
+    # No ports are none, however that is written.
+    if (name == "ports" and value in ("", [])) or (name == "pid" and str(value).strip().isdigit()):
         return
     with pytest.raises(ValueError):  # noqa: PT011
         Briefing.from_line(json.dumps(read).encode())

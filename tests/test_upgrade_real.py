@@ -132,8 +132,11 @@ from twisted.internet.protocol import Protocol
 
 if Path(__file__).with_name("fail").exists():
     raise RuntimeError("a new version with a mistake")
-if Path(__file__).with_name("wait").exists():
-    time.sleep(300)
+for _ in range(30000):
+    if not Path(__file__).with_name("wait").exists():
+        break
+    Path(__file__).with_name("here").touch()
+    time.sleep(0.01)
 
 
 class Echo(Protocol):
@@ -208,12 +211,15 @@ def test_a_new_process_that_is_not_ready_ends_when_the_old_one_is_killed(tmp_pat
         assert not is_there(pid)
 
 
-def test_a_new_process_that_is_ready_serves_when_the_old_one_is_killed() -> None:
+def test_a_new_process_that_is_ready_serves_when_the_old_one_is_killed(tmp_path: Path) -> None:
     port = free_port()
-    with served("--tcp", str(port), "--udp", str(port)) as server:
+    with slow_server(tmp_path, port) as server:
+        (tmp_path / "wait").touch()
         server.process.send_signal(signal.SIGUSR2)
         pid = int(server.wait_for(r"upgrading: process (\d+) starts")[1])
+        wait_until((tmp_path / "here").exists)
         server.process.send_signal(signal.SIGSTOP)
+        (tmp_path / "wait").unlink()
         server.wait_for("echo udp listens on")
         wait_until(lambda: "S" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
         server.process.kill()

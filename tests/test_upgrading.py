@@ -141,13 +141,17 @@ def test_whoever_asks_hears_when_the_other_serves_and_this_one_stops() -> None:
     passage: Any = served._passage
     assert answer(served.upgrade()).lines == ["an upgrade is under way; wait until it is over"]
     refused: list[Any] = []
-    served.reload(Plan({}, ())).addErrback(lambda failure: refused.extend(failure.value.mistakes))
-    assert refused == ["an upgrade is under way; wait until it is over"]
+    served.reload(Plan({}, ())).addErrback(refused.append)
+    assert list(refused[0].value.mistakes) == ["an upgrade is under way; wait until it is over"]
     passage.successor.childDataReceived(4, report("ready", "", "1"))
     served._reactor.advance(0)
     passage.successor.childDataReceived(4, report("serving", "0"))
     assert served._reactor.stops == 0
     assert answer(asked).lines == [f"upgraded: process 77 serves now in the place of {os.getpid()}"]
+    # There is nothing to wait for.
+    assert answer(served.upgrade()).lines == [
+        "process 77 serves in the place of this one, which ends when its conversations have; use --pid 77"
+    ]
     served._reactor.advance(0)
     assert served._reactor.stops == 1
     served.stopService()

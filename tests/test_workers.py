@@ -20,7 +20,8 @@ from netsvc.interfaces import Context, INetworkService
 from netsvc.plan import Listener, Plan, ServiceUse
 from netsvc.service import Service
 from netsvc.workers.briefing import FIRST_SOCKET, ORDERS, REPORTS
-from netsvc.workers.workers import KILL_GRACE, Workers, _reactor_module
+from netsvc.workers.spawning import reactor_module
+from netsvc.workers.workers import KILL_GRACE, Workers
 from tests.children import FakeProcess, FakeReactor
 from tests.logs import Lines, collected
 
@@ -283,11 +284,11 @@ def test_signals_are_taken_over_before_a_worker_is_started() -> None:
 
 def test_the_reactor_is_the_fast_one_or_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     reactor = MemoryReactorClock()
-    assert _reactor_module(reactor, chosen=True) == "twisted.internet.testing"
-    assert _reactor_module(reactor, chosen=False) == "netsvc.reactor"
+    assert reactor_module(reactor, chosen=True) == "twisted.internet.testing"
+    assert reactor_module(reactor, chosen=False) == "netsvc.reactor"
     # As on a system without epoll.
     monkeypatch.setitem(sys.modules, "netsvc.reactor", None)
-    assert _reactor_module(reactor, chosen=False) == "twisted.internet.testing"
+    assert reactor_module(reactor, chosen=False) == "twisted.internet.testing"
 
 
 def test_keys_are_read_before_privileges_are_dropped(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from netsvc.host.room import Room
 from netsvc.listeners.handed import HandedPort
 from netsvc.listeners.opening import ListenError
 from netsvc.plan import AdminUse, Plan
-from netsvc.status import ListenerStatus, ProcessStatus
 
 if TYPE_CHECKING:
     from netsvc.admin.server import AdminServer
@@ -70,16 +69,9 @@ class Administered(Service):
         from netsvc.admin.server import AdminServer
         from netsvc.exposition import exposition
 
-        operations = cast(Operations, self)
-
-        def metrics(
-            statuses: Sequence[ProcessStatus], departed: Sequence[ListenerStatus], accept: str
-        ) -> tuple[bytes, str]:
-            return exposition(statuses, departed, accept, [operations.departed_metrics()])
-
         # What the first one has to import, it imports now.
         exposition([])
-        server = AdminServer(self._reactor, use, operations, metrics)
+        server = AdminServer(self._reactor, use, cast(Operations, self), exposition)
         results: list[Any] = []
         opening = server.open(inherited).addBoth(results.append)
         if inherited is not None:
@@ -106,7 +98,7 @@ class Administered(Service):
         """Run another plan, with its admin address: the new one is open before the old one is closed."""
         root: Any = super()
         before = self._admin
-        if plan.admin == self.plan.admin:
+        if plan.admin == self.plan.admin and (before is None or not before.is_outdated()):
             reloading: Deferred[str] = root.reload(plan, *others)
             return reloading
         server: AdminServer | None = None

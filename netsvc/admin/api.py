@@ -53,8 +53,10 @@ PATIENCE = 5.0
 #: Words that are looked for, and characters of all.
 MOST_WORDS, LONGEST_WORDS = 8, 200
 
-#: Makes the metrics of what was seen: `statuses`, `departed`, and what the client accepts, into a body and its type.
-Exposition = Callable[[Sequence[ProcessStatus], Sequence[ListenerStatus], str], tuple[bytes, str]]
+#: Makes the metrics of what was seen into a body and its type: `netsvc.exposition.exposition`.
+Exposition = Callable[
+    [Sequence[ProcessStatus], Sequence[ListenerStatus], str, Sequence[Sequence[dict[str, Any]]]], tuple[bytes, str]
+]
 
 _TEXT = "text/plain; charset=utf-8"
 _CLOSE = re.compile(r"/api/connections/([0-9A-Za-z.:-]{1,64})/close")
@@ -149,7 +151,7 @@ class Service:
             made = sample.rendered.get(form)
             if made is None:
                 made = sample.rendered[form] = self._exposition(
-                    sample.statuses, sample.departed, accept if form else form
+                    sample.statuses, sample.departed, accept if form else form, [sample.departed_metrics]
                 )
             request.answer(http.OK, *made)
 

@@ -33,12 +33,14 @@ class BusyError(Exception):
 class Sample:
     """What was seen: when, by the reactor's clock, in each process, and of those that have ended.
 
+    All of one moment: a process that ends right after it is not counted twice.
     `rendered` has what others have made of it, by names of theirs.
     """
 
     time: float
     statuses: Sequence[ProcessStatus]
     departed: Sequence[ListenerStatus]
+    departed_metrics: Sequence[dict[str, Any]] = ()
     rendered: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +76,8 @@ class Samples:
         return found
 
     def _seen(self, statuses: Sequence[ProcessStatus], query: ConnectionQuery) -> None:
-        sample = Sample(self._clock.seconds(), statuses, self._operations.departed())
+        operations = self._operations
+        sample = Sample(self._clock.seconds(), statuses, operations.departed(), operations.departed_metrics())
         self._kept[query] = sample
         self._kept.move_to_end(query)
         while len(self._kept) > MOST_KEPT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ from netsvc.admin.wire import AdminFactory
 from netsvc.host.operations import Operations
 from netsvc.host.room import Room
 from netsvc.hush import hushed
-from netsvc.listeners.certificates import CertificateError, shown
+from netsvc.listeners.certificates import CertificateError, read_file, shown
 from netsvc.listeners.handed import HandedPort
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import ListenError, Listening, listen
@@ -56,6 +57,7 @@ class AdminServer:
         self._exposition = exposition
         self._factory: AdminFactory | None = None
         self._watching: Watching | None = None
+        self._contents: list[bytes] = []
         #: The ports that are open, in the order in which an `Inherited` is to have their sockets.
         self.listening: list[Listening] = []
 
@@ -71,6 +73,8 @@ class AdminServer:
         use = self._use
         if mistakes := check_admin(use):
             raise ListenError(mistakes[0])
+        with suppress(ValueError):
+            self._contents = self._files()
         samples = Samples(self._reactor, self._operations)
         self._watching = Watching(self._reactor, samples, self._operations)
         service = Service(self._reactor, self._operations, self._exposition, self._permission(), self._watching)
@@ -96,6 +100,20 @@ class AdminServer:
             self.listening.clear()
             raise ListenError(f"{use.place}admin cannot listen on {use.address.text}: {error}") from None
         self._watching.start()
+
+    def _files(self) -> list[bytes]:
+        paths = (self._use.token_file, self._use.client_ca)
+        return [read_file(path) for path in paths if path is not None]
+
+    def is_outdated(self) -> bool:
+        """Tell whether there is another token by now, or other certificates that sign those of clients.
+
+        What cannot be read any more, by a user without privileges perhaps, stays as it was.
+        """
+        try:
+            return self._files() != self._contents
+        except ValueError:
+            return False
 
     def _permission(self) -> Permission:
         use = self._use

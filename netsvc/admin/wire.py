@@ -133,6 +133,23 @@ class AdminChannel(HTTPChannel):
             self._within(IDLE_TIME)
         super().requestDone(request)
 
+    def pauseProducing(self) -> None:
+        """Read nothing, and begin no answer, while the answers before it are not taken.
+
+        Twisted goes on with the requests that it has read, hundreds of a few bytes each; and while one is being
+        answered, it reads what comes behind it.
+        """
+        self.paused = True
+        super().pauseProducing()
+        self._networkProducer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Go on where it was paused."""
+        self.paused = False
+        super().resumeProducing()
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
+
     def go_on(self) -> None:
         """Give the answer all the time that it takes."""
         self._within(None)

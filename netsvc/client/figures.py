@@ -28,8 +28,10 @@ def size(amount: float) -> str:
 
 
 def count(number: int) -> str:
-    """Write a number in groups of three digits."""
-    return f"{number:,}"
+    """Write a number in at most nine characters: in groups of three digits, or `12.3M`, `1.23G`."""
+    if number < 9_999_999.5:
+        return f"{number:,}"
+    return size(number).removesuffix("B").replace(" ", "")
 
 
 def span(seconds: float) -> str:

@@ -34,15 +34,16 @@ def head(look: Look, rates: Rates, width: int, blocks: str = BLOCKS) -> list[Sty
     number = sum(process.worker > 0 for process in processes)
     workers = f"  {number} workers" if number else ""
     up = span(time.time() - min(process.started for process in processes))
-    title = f"netsvc {first.version}  {look.state}  pid {first.pid}{workers}  up {up}"
+    wanting = dict.fromkeys(line for process in processes for line in process.not_ready)
+    state = "not ready" if wanting and look.state == "ready" else look.state
+    title = f"netsvc {first.version}  {state}  pid {first.pid}{workers}  up {up}"
     numbers = f"open {count(totals.open)}  accepted {count(totals.accepted)}  refused {_reasons(totals.refused)}"
     numbers += _unless_zero(would_be_refused=totals.reported.total(), errors=totals.errors, dropped=totals.dropped)
     own = f"event loop late {delay(vitals.delay)}, worst {delay(vitals.worst_delay)}"
     own += f"  memory {size(vitals.memory)}  files {count(vitals.descriptors)} of {count(vitals.descriptors_limit)}"
     own += f"  cpu {rates.cpu:.0%}" if rates.totals else ""
-    wanting = dict.fromkeys(line for process in processes for line in process.not_ready)
     return [
-        (GOOD if look.state == "ready" else PROBLEM, title),
+        (GOOD if state == "ready" else PROBLEM, title),
         (PLAIN, numbers),
         *(
             (PLAIN, _flow(name, amount, [rate[place] for rate in rates.totals], width, blocks))
@@ -95,6 +96,9 @@ def listener_line(columns: Sequence[Column[ListenerStatus]], each: ListenerStatu
 
 
 def _connections(look: Look) -> Sequence[Column[ConnectionStatus]]:
+    # An id begins with the number of the process.
+    workers = {str(process.pid): str(process.worker) for process in look.processes}
+    worker = Column[ConnectionStatus]("W", 3, lambda each: workers.get(each.id.partition("-")[0], "-"), right=True)
     return (
         Column("PEER", 0, lambda each: each.peer),
         Column("SERVICE", 12, lambda each: f"{each.service} {each.protocol}"),
@@ -103,12 +107,9 @@ def _connections(look: Look) -> Sequence[Column[ConnectionStatus]]:
         Column("OUT", 7, lambda each: size(each.bytes_out), right=True),
         Column("IN/s", 7, lambda each: size(each.rate_in), right=True),
         Column("OUT/s", 7, lambda each: size(each.rate_out), right=True),
-        *([_WORKER] if len(look.processes) > 1 else []),
+        *([worker] if len(look.processes) > 1 else []),
     )
 
-
-#: An id begins with the number of the worker.
-_WORKER = Column[ConnectionStatus]("W", 3, lambda each: each.id.partition("-")[0], right=True)
 
 _REFUSALS: Sequence[Column[RefusalStatus]] = (
     Column("TIME", 8, lambda each: time.strftime("%H:%M:%S", time.localtime(each.time))),

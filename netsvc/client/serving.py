@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -25,13 +26,13 @@ _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @click.command(context_settings=_PASS_ON, add_help_option=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def run(words: Sequence[str]) -> None:
-    """Run services: `twistd -n --pidfile= netsvc ARGS…` in one word."""
+    """Run services: `twistd -n --pidfile= netsvc ARGS…` in one word; without ARGS, what ./netsvc.toml says."""
     if {"--help", "-h"} & set(words):
         _show_help("run")
         return
     from twisted.scripts.twistd import run as run_twistd
 
-    sys.argv = ["twistd", "-n", "--pidfile=", "netsvc", *words]
+    sys.argv = ["twistd", "-n", "--pidfile=", "netsvc", *_or_here(words)]
     run_twistd()
 
 
@@ -51,6 +52,7 @@ def check(words: Sequence[str]) -> None:
     if "--version" in words:
         click.echo(f"netsvc {__version__}")
         return
+    words = _or_here(words)
     catalogue = discover()
     if "--list" in words:
         click.echo(list_page(catalogue))
@@ -80,6 +82,15 @@ def list_services() -> None:
 
     catalogue = discover()
     click.echo(list_page(catalogue))
+
+
+def _or_here(words: Sequence[str]) -> Sequence[str]:
+    """Return the words, or, if there are none, those that name the file that is here; as `netsvc status` finds it."""
+    if words:
+        return words
+    from netsvc.client.finding import HERE
+
+    return ("--config", HERE) if os.path.exists(HERE) else ()
 
 
 def _warn(warnings: Iterable[str]) -> None:

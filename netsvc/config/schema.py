@@ -52,7 +52,11 @@ def _value(coerce: Callable[[Any], Any] | None) -> _Schema:
         return {"type": ["string", "number"]}
     bounds = {"minimum": _number(found["low"]), "maximum": _number(found["high"])}
     whole = found["what"] in ("a whole number", "bytes")
-    unit = r"|^\s*\d+\s*([kKmMgG]?[iI]?[bB]?)\s*$" if found["what"] == "bytes" else r"|^[\d._+\-eE\s]*\d[\d._+\-eE\s]*$"
+    unit = r"|^[\d._+\-eE\s]*\d[\d._+\-eE\s]*$"
+    if found["what"] == "bytes":
+        unit = r"|^\s*\d+\s*([kKmMgG]?[iI]?[bB]?)\s*$"
+    elif found["what"] == "seconds":
+        unit = rf"{unit}|^\s*\d+(\.\d+)?\s*[sSmMhHdD]\s*$"
     return {
         "anyOf": [
             {"type": "integer" if whole else "number", **bounds},

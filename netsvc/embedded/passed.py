@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ class PassedSocket:
 
 
 def asked_of(port: Any) -> str:
-    """Say how an open port was asked for: `interface port`, of which 0 is any, or the absolute path of a socket file."""
+    """Say how an open port was asked for: `interface port`, where 0 is any, or the absolute path of a socket file."""
     bound = port.socket.getsockname()
     if not isinstance(bound, tuple):
         return _path(bound)
@@ -77,14 +77,14 @@ class Passed:
     @contextmanager
     def offered(self, reactor: Any) -> Iterator[None]:
         """Have `reactor` open these sockets in place of new ones, whoever asks it to and how."""
-        methods: dict[str, Callable[..., Any]] = {
-            "listenTCP": self._listen_tcp,
-            "listenSSL": self._listen_ssl,
-            "listenUNIX": self._listen_unix,
-            "listenUDP": self._listen_udp,
+        methods: dict[str, tuple[Callable[..., Any], Sequence[str]]] = {
+            "listenTCP": (self._listen_tcp, ("backlog", "interface")),
+            "listenSSL": (self._listen_ssl, ("contextFactory", "backlog", "interface")),
+            "listenUNIX": (self._listen_unix, ("backlog", "mode", "wantPID")),
+            "listenUDP": (self._listen_udp, ("interface", "maxPacketSize")),
         }
-        for name, method in methods.items():
-            setattr(reactor, name, partial(method, reactor, getattr(reactor, name)))
+        for name, (method, names) in methods.items():
+            setattr(reactor, name, partial(_by_name, partial(method, reactor, getattr(reactor, name)), names))
         try:
             yield
         finally:
@@ -101,39 +101,33 @@ class Passed:
         opened.port, opened.interface = number, interface
         return opened
 
-    def _listen_tcp(
-        self, reactor: Any, listen: Any, port: int, factory: Any, backlog: int = 50, interface: str = ""
-    ) -> Any:
-        return self._stream(reactor, port, factory, interface) or listen(port, factory, backlog, interface)
+    def _listen_tcp(self, reactor: Any, listen: Any, port: int, factory: Any, **others: Any) -> Any:
+        interface = others.get("interface", "")
+        return self._stream(reactor, port, factory, interface) or listen(port, factory, **others)
 
-    def _listen_ssl(
-        self,
-        reactor: Any,
-        listen: Any,
-        port: int,
-        factory: Any,
-        contextFactory: Any,
-        backlog: int = 50,
-        interface: str = "",
-    ) -> Any:
-        wrapped = TLSMemoryBIOFactory(contextFactory, False, factory)
-        return self._stream(reactor, port, wrapped, interface) or listen(
-            port, factory, contextFactory, backlog, interface
-        )
+    def _listen_ssl(self, reactor: Any, listen: Any, port: int, factory: Any, **others: Any) -> Any:
+        wrapped = TLSMemoryBIOFactory(others["contextFactory"], False, factory)
+        interface = others.get("interface", "")
+        return self._stream(reactor, port, wrapped, interface) or listen(port, factory, **others)
 
-    def _listen_unix(self, reactor: Any, listen: Any, address: Any, factory: Any, *others: Any, **named: Any) -> Any:
+    def _listen_unix(self, reactor: Any, listen: Any, address: Any, factory: Any, **others: Any) -> Any:
         bound = self.take_path("stream", address)
         if bound is None:
-            return listen(address, factory, *others, **named)
+            return listen(address, factory, **others)
         return Inherited([bound.detach()]).adopt(reactor, factory)
 
-    def _listen_udp(
-        self, reactor: Any, listen: Any, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
-    ) -> Any:
+    def _listen_udp(self, reactor: Any, listen: Any, port: int, protocol: Any, **others: Any) -> Any:
+        interface = others.get("interface", "")
         bound = self.take("datagram", _place(interface, port))
         if bound is None:
-            return listen(port, protocol, interface, maxPacketSize)
+            return listen(port, protocol, **others)
         with bound:
-            opened = reactor.adoptDatagramPort(bound.fileno(), bound.family, protocol, maxPacketSize)
+            size = others.get("maxPacketSize", 8192)
+            opened = reactor.adoptDatagramPort(bound.fileno(), bound.family, protocol, size)
         opened.port, opened.interface = port, interface
         return opened
+
+
+def _by_name(method: Callable[..., Any], names: Sequence[str], *words: Any, **named: Any) -> Any:
+    """Call a method with two arguments, and those that follow by name, however they were given."""
+    return method(*words[:2], **dict(zip(names, words[2:], strict=False)), **named)

@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionClosed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from netsvc.text import escape
+from netsvc.text import escape, host_port
 
 __all__ = ["INTERVAL", "MOST_FAULTS", "Faults", "is_fault"]
 
@@ -23,7 +23,9 @@ _log = Logger(namespace="netsvc.guard")
 
 def is_fault(reason: Any) -> bool:
     """Tell whether this is why a connection was lost: its protocol has raised something."""
-    return isinstance(reason, Failure) and not reason.check(ConnectionClosed, SSL.Error)
+    # `Failure.check` would write down the name of each, for every connection that ends.
+    kind: Any = reason.type if isinstance(reason, Failure) else ConnectionClosed
+    return not issubclass(kind, ConnectionClosed | SSL.Error)
 
 
 class Faults:
@@ -59,6 +61,4 @@ class Faults:
 
 def _place(peer: str, port: int | None) -> str:
     shown = escape(peer) or "somebody"
-    if port is None:
-        return shown
-    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+    return shown if port is None else host_port(shown, port)

@@ -109,3 +109,8 @@ class Gate:
         for ledger in self._ledgers:
             ledger.leave(peer)
         self._counts.open -= 1
+
+    def leave_unserved(self, peer: str, place: tuple[str, int | None], reason: str) -> None:
+        """Let go whom `admit` returned, and who never had a protocol. It has ended all the same, for `reason`."""
+        self.leave(peer)
+        self.tally.ended(place, (0, 0, None, None), 0.0, (reason, None))

@@ -11,7 +11,6 @@ sessions forgets one: a flood at one port does not close another.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +19,12 @@ from weakref import WeakValueDictionary
 from netsvc.guard.bandwidth import Rate, shared_rates
 from netsvc.guard.buckets import Bucket
 from netsvc.guard.gate import Gate
-from netsvc.guard.peers import peer_key, plain_host
-from netsvc.guard.tally import next_number
+from netsvc.guard.peers import peer_key
+from netsvc.guard.session import Pool, Session
 from netsvc.limits import Limits, in_force
-from netsvc.udp import ONE_COUNTED, ONE_DATAGRAM
+from netsvc.udp import ONE_DATAGRAM
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["Sessions"]
 
 #: Seconds after which a silent peer is forgotten where `sessionidle` is lifted: the table must not only grow.
 _LONGEST_IDLE = 86400.0
@@ -37,92 +36,6 @@ _RECORDED_A_TURN = 200
 
 #: Datagrams that are granted in one go. Fewer are asked for one by one.
 _MOST_GRANTED, _LEAST_GRANTED = 63, 4
-
-
-class Session:
-    """One peer of a port. `credit` is how many bytes it may still be sent.
-
-    What it may send and be sent in what is left of a batch is `granted` in one go: so many datagrams, in the form of
-    `ONE_DATAGRAM`. `used` is what it has used of it, `unsent` the bytes of what it sent that were not answered.
-    `received` and `sent` count all of its datagrams and their bytes, in the form of `ONE_COUNTED`.
-    """
-
-    __slots__ = (
-        "address",
-        "asked",
-        "began",
-        "credit",
-        "gate",
-        "granted",
-        "number",
-        "peer_key",
-        "pool",
-        "reads",
-        "received",
-        "seen",
-        "sent",
-        "unsent",
-        "used",
-        "writes",
-    )
-
-    def __init__(self, address: Any, gate: Gate, peer_key: str, began: float) -> None:
-        self.address = address
-        self.number = next_number()
-        self.received = self.sent = 0
-        #: What of both is in the account of the port already.
-        self.seen = (0, 0)
-        #: Where it has been admitted, and is to leave.
-        self.gate = gate
-        self.peer_key = peer_key
-        self.began = began
-        self.credit: float = 0
-        #: The last batch in which a single datagram of it was asked for.
-        self.asked = -1
-        self.granted = -1
-        self.used = 0
-        self.unsent: float = 0
-        self.pool: _Pool | None = None
-        self.reads: Sequence[Rate] = ()
-        self.writes: Sequence[Rate] = ()
-
-    def look(self) -> tuple[int, int, int, int]:
-        """Bring the account of the port up to date; return bytes, then datagrams, that came and went."""
-        received, sent = self.received, self.sent
-        datagrams_in, bytes_in = divmod(received, ONE_COUNTED)
-        datagrams_out, bytes_out = divmod(sent, ONE_COUNTED)
-        before_in, before_out = self.seen
-        if received != before_in or sent != before_out:
-            counts = self.gate.tally.counts
-            more_datagrams, more_bytes = divmod(received - before_in, ONE_COUNTED)
-            counts.datagrams_in += more_datagrams
-            counts.bytes_in += more_bytes
-            more_datagrams, more_bytes = divmod(sent - before_out, ONE_COUNTED)
-            counts.datagrams_out += more_datagrams
-            counts.bytes_out += more_bytes
-            self.seen = (received, sent)
-        return bytes_in, bytes_out, datagrams_in, datagrams_out
-
-    def peer_place(self) -> tuple[str, int | None]:
-        """Return where the peer is: an address and a port, or the path of its UNIX socket and None."""
-        if type(self.address) is tuple:
-            return plain_host(self.address[0]), self.address[1]
-        return _path(self.address), None
-
-
-def _path(address: Any) -> str:
-    return os.fsdecode(address) if isinstance(address, str | bytes) else ""
-
-
-class _Pool:
-    """The rates of one peer, which all of its sessions share, whatever ports it sends from."""
-
-    __slots__ = ("__weakref__", "gate", "reads", "writes")
-
-    def __init__(self, gate: Gate, reads: Sequence[Rate], writes: Sequence[Rate]) -> None:
-        self.gate = gate
-        self.reads = reads
-        self.writes = writes
 
 
 class Sessions:
@@ -142,7 +55,7 @@ class Sessions:
         self._batch = 0
         self._granted: list[Session] = []
         #: By the keys of peers, those of UNIX sockets by their addresses. One is there as long as a session has it.
-        self._pools: WeakValueDictionary[Any, _Pool] = WeakValueDictionary()
+        self._pools: WeakValueDictionary[Any, Pool] = WeakValueDictionary()
         self._gate = gate
         self.gate = gate
 
@@ -223,12 +136,12 @@ class Sessions:
             self._turn = self._clock.callLater(self._half, self._turn_over)
         return session
 
-    def _pool(self, key: Any, now: float) -> _Pool:
+    def _pool(self, key: Any, now: float) -> Pool:
         pool = self._pools.get(key)
         if pool is None or pool.gate is not self._gate:
             reads = (*_buckets(self._own_reads, now), *self._shared_reads)
             writes = (*_buckets(self._own_writes, now), *self._shared_writes)
-            pool = self._pools[key] = _Pool(self._gate, reads, writes)
+            pool = self._pools[key] = Pool(self._gate, reads, writes)
         return pool
 
     def forget_one(self) -> None:

@@ -69,10 +69,8 @@ class Connection(Watched):
 
     def peer_place(self) -> tuple[str, int | None]:
         """Return where the peer is: an address and a port; or who it is, as far as is known, and None."""
-        host = getattr(self.peer, "host", None)
-        if host is None:
-            return self.peer_key or "", None
-        return plain_host(host), getattr(self.peer, "port", None)
+        host, port = _place(self.peer)
+        return host or self.peer_key or "", port
 
     def fail(self, guard: Guard, failure: Failure, what: str = "failed") -> None:
         """Take note of what the protocol has raised."""
@@ -96,6 +94,11 @@ class Connection(Watched):
             counts.bytes_out += so_far.sent - self.bytes_out
             self.bytes_out = so_far.sent
         return so_far
+
+
+def _place(address: IAddress) -> tuple[str, int | None]:
+    host = getattr(address, "host", None)
+    return ("", None) if host is None else (plain_host(host), getattr(address, "port", None))
 
 
 @implementer(IProtocolFactory)
@@ -177,16 +180,15 @@ class GuardedFactory(Factory):
         try:
             protocol: Any = built.buildProtocol(addr)
         except BaseException:  # noqa: BLE001  (of one connection; who comes next may be built)
-            if peer is not None:
-                gate.leave(peer)
-            where = plain_host(host) if host is not None else ""
-            port = getattr(addr, "port", None)
-            self.guard.faults.note(self.label, where, port, Failure(), "could not be given a protocol")
+            where = _place(addr)
+            self.guard.faults.note(self.label, *where, Failure(), "could not be given a protocol")
             gate.tally.counts.errors += 1
+            if peer is not None:
+                gate.leave_unserved(peer, where, "error")
             return None if self.outermost else _Refusal()
         if protocol is None or getattr(protocol, "wrappedProtocol", protocol) is None:
             if peer is not None:
-                gate.leave(peer)
+                gate.leave_unserved(peer, _place(addr), "server")
             return _Refusal()
         connection = Connection(self.label, addr, protocol, gate, peer)
         connection.began = self.guard.clock.seconds()
@@ -260,7 +262,7 @@ class _Making:
         # What was built and then got no transport, for whatever failed between, is told of nowhere else.
         connection = self._connection
         if connection is not None and connection.peer_key is not None:
-            connection.gate.leave(connection.peer_key)
+            connection.gate.leave_unserved(connection.peer_key, connection.peer_place(), "reset")
 
     def __call__(self, transport: Any) -> None:
         connection: Any = self._connection
@@ -374,6 +376,9 @@ def _reason(connection: Connection, last: Traffic, failure: Failure | None) -> s
         return "tls"
     if kind is not ConnectionDone:
         return _REASONS.get(kind) or ("reset" if issubclass(kind, OSError | ConnectionClosed) else "error")
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        # To the farewell of a peer TLS answers with an end, which is the first one at the socket.
+        return "server" if transport.disconnecting else "peer"
     if last.peer_first is not None:
         return "peer" if last.peer_first else "server"
     return "server" if getattr(connection.lowest, "disconnecting", False) else "peer"

@@ -7,11 +7,18 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from twisted.logger import Logger
+
 from netsvc.interfaces import Kind
 from netsvc.records import Record
-from netsvc.status import Counts
+from netsvc.status import Counts, ListenerStatus, merge_listeners
 
-__all__ = ["Book", "Recorder", "Tally", "next_number", "split_label"]
+__all__ = ["MOST_DEPARTED", "Book", "Recorder", "Tally", "next_number", "split_label"]
+
+_log = Logger(namespace="netsvc.guard")
+
+#: Listeners that are gone, and whose counts are kept.
+MOST_DEPARTED = 256
 
 #: Takes the record of each connection and session that has ended.
 Recorder = Callable[[Record], None]
@@ -32,6 +39,9 @@ class Book:
     def __init__(self) -> None:
         self.record: Recorder | None = None
         self.tallies: dict[Tally, None] = {}
+        #: What listeners have counted that are gone, those that have gone last first.
+        self.departed: list[ListenerStatus] = []
+        self._is_blamed = False
 
     def open(self, service: str, protocol: str, kind: Kind) -> Tally:
         """Open the account of a listener."""
@@ -44,10 +54,23 @@ class Book:
         tally.closed = False
         self.tallies[tally] = None
 
+    def blame(self) -> None:
+        """Log what `record` has raised; once, or it would be done for each that ends."""
+        if not self._is_blamed:
+            self._is_blamed = True
+            _log.failure("an access record could not be taken")
+
     def prune(self) -> None:
-        """Forget those of listeners that are closed, once nobody is there any more."""
-        for tally in [each for each in self.tallies if each.closed and not each.counts.open]:
+        """Forget those of listeners that are closed, once nobody is there any more; but not what they have counted:
+        the sums of all shall not be less than before, nor the counts of one that is opened again there.
+        """
+        gone = [tally for tally in self.tallies if tally.closed and not tally.counts.open]
+        for tally in gone:
             del self.tallies[tally]
+        # Begun anew, for one of them may be reopened.
+        counted = [tally.depart() for tally in gone if tally.counts != Counts()]
+        if counted:
+            self.departed = merge_listeners([*counted, *self.departed])[:MOST_DEPARTED]
 
 
 class Tally:
@@ -72,6 +95,10 @@ class Tally:
         self.sessions: Any = None
         self._book = book or Book()
 
+    def depart(self) -> ListenerStatus:
+        """Return what has been counted so far, for when the listener is no more, and begin anew."""
+        return ListenerStatus(self.service, self.protocol, self.place, self.kind, "", counts=self.counts.take())
+
     def ended(
         self,
         peer: tuple[str, int | None],
@@ -89,7 +116,9 @@ class Tally:
         counts.ended[reason] += 1
         counts.lasted(seconds)
         record = self._book.record
-        if record is not None:
+        if record is None:
+            return
+        try:
             record(
                 Record(
                     time.time() if when is None else when,
@@ -106,3 +135,5 @@ class Tally:
                     *cause,
                 )
             )
+        except Exception:  # noqa: BLE001  (whoever has ended has to be let go all the same)
+            self._book.blame()

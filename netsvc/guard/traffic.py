@@ -95,7 +95,8 @@ class Counted:
 
     def clear(self) -> None:
         """Count no more: this and the transport refer to each other."""
-        del self._lowest._dataReceived, self._lowest.writeSomeData, self._lowest.readConnectionLost
+        lowest = self._lowest
+        del lowest._dataReceived, lowest.writeSomeData, lowest.readConnectionLost, lowest.traffic
 
 
 def count(lowest: Any) -> None:

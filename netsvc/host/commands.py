@@ -50,8 +50,8 @@ def _read_query(words: Sequence[str]) -> ConnectionQuery:
 def _status(operations: Any, words: Sequence[str]) -> Deferred[Answer]:
     try:
         query = _read_query(words)
-    # Of an order that is a list, as JSON can have it.
-    except (ValueError, TypeError):
+    # Of an order that is a list, as JSON can have it; and of lists in lists in lists.
+    except (ValueError, TypeError, RecursionError):
         return succeed(Answer(1, ["status: what follows is no query that this version knows"]))
     looking: Deferred[list[ProcessStatus]] = operations.status(query)
     return looking.addCallback(_answer, operations, query)

@@ -52,9 +52,11 @@ MOST_REQUESTS, MOST_CONNECTIONS = 8, 32
 PATIENCE = 10.0
 #: Seconds that answers have to be taken when the process ends; a supervisor may be waiting for that.
 FAREWELL = 0.1
-#: Seconds between two tries to take a file's name that another process has, and after which that is told: one that
-#: hands over to this one gives the name up as soon as it drains.
-RETRY, TELL = 0.5, 10.0
+#: Seconds between two tries to take a file's name that another process has. It may be one that hands over to this one:
+#: it gives the name up as soon as it drains, and `netsvc upgrade` has its answer then, and who waits for that goes on.
+RETRY = 0.05
+#: Seconds after which it is told that another process has the name and keeps it, and between two tries from then on.
+TELL, SELDOM = 10.0, 0.5
 
 #: What the name of a process begins with; its pid follows.
 PID_NAME = "\0netsvc-pid-"
@@ -174,7 +176,7 @@ class Control:
                 pid=self._pid,
             )
         # For as long as it lasts: the other one may end.
-        self._retry = self._reactor.callLater(RETRY, self._take_config, names)
+        self._retry = self._reactor.callLater(SELDOM if self._warn_at is None else RETRY, self._take_config, names)
 
     def _take(self, names: Sequence[str]) -> list[Any]:
         """Take all of these names, or none."""

@@ -22,9 +22,10 @@ from netsvc.host.drain import CLOSE_GRACE, Drain
 from netsvc.host.farewell import Farewell, stop_reactor
 from netsvc.host.fatal import die, start_error
 from netsvc.host.instances import Load, build_instance, build_protocol, examine
+from netsvc.host.listener import RunningListener
 from netsvc.host.overview import Overview
 from netsvc.host.process import allow_descriptors, take_over_signals
-from netsvc.host.running import Running, RunningListener
+from netsvc.host.running import Running
 from netsvc.host.summary import Summary, count_connections, log_summary
 from netsvc.host.transition import Transition
 from netsvc.listeners.handed import Found, HandedPort
@@ -98,7 +99,7 @@ class Host(MultiService):
             return [self.state]
         if self._held:
             return ["starting: another process serves still"]
-        lines = [line for each in self.running_plan.listeners if (line := _trouble(each))]
+        lines = [line for each in self.running_plan.listeners if (line := each.trouble)]
         return lines if self._is_open else [f"starting: {line}" for line in lines or ["nothing is open yet"]]
 
     def drain(self, words: Sequence[str] = ()) -> Deferred[Answer]:
@@ -111,7 +112,7 @@ class Host(MultiService):
 
     def departed(self) -> list[ListenerStatus]:
         """See `netsvc.host.operations.Operations`."""
-        return []
+        return self.guard.book.departed
 
     def departed_metrics(self) -> list[dict[str, Any]]:
         """See `netsvc.host.operations.Operations`."""
@@ -191,7 +192,7 @@ class Host(MultiService):
     def _announce(self, transition: Transition) -> None:
         if self._announces:
             for opened, opening in zip(transition.begun, transition.openings, strict=True):
-                opening.addCallback(_announce, opened)
+                opening.addCallback(lambda _, each: each.announce(), opened)
         for guest in transition.guests.added:
             for line in guest.embedded.notes:
                 _log.warn("{line}", line=line)
@@ -388,18 +389,6 @@ class Host(MultiService):
         """Wait no longer, if it drains; may be called by a signal handler."""
         if self._drain is not None:
             self._reactor.callFromThread(self._drain.force)
-
-
-def _trouble(listener: RunningListener) -> str:
-    """Say why a listener does not serve, if it does not."""
-    if listener.listening is None:
-        return f"{listener.listener.label} is not open yet"
-    return f"{listener.listener.label}: {listener.problem}" if listener.problem else ""
-
-
-def _announce(_result: object, opened: RunningListener) -> None:
-    if opened.listening is not None:
-        opened.announce()
 
 
 def _mistake(error: BaseException) -> MistakeError:

@@ -16,10 +16,10 @@ from typing import Any
 
 from netsvc.text import plain
 
-__all__ = ["Notifier", "take_environment"]
+__all__ = ["OWN", "Notifier", "take_environment"]
 
 #: What is meant for this process alone. Those of the sockets that systemd passes Twisted has read by now.
-_OWN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+OWN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 #: Seconds between looks at what there is to be told, and until what found no room is sent again.
 STATUS_INTERVAL, RETRY_INTERVAL = 5.0, 0.5
 #: Seconds. A watchdog that wants to be fed more often would be half of the work.
@@ -30,7 +30,7 @@ LONGEST_STATUS = 200
 
 def take_environment(environ: MutableMapping[str, str]) -> dict[str, str]:
     """Take out of the environment, and return, what systemd says to this process: its children are not meant."""
-    return {name: value for name in _OWN if (value := environ.pop(name, None)) is not None}
+    return {name: value for name in OWN if (value := environ.pop(name, None)) is not None}
 
 
 class Notifier:

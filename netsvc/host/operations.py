@@ -21,7 +21,8 @@ class Operations(Protocol):
         in time, the last is told that is known."""
 
     def departed(self) -> list[ListenerStatus]:
-        """Return what processes that have ended had counted: so the sum of it and of all that are there only grows.
+        """Return what processes that have ended had counted, and listeners that are gone: so the sum of it and of all
+        that are there only grows.
 
         Nobody is open there any more.
         """

@@ -14,7 +14,8 @@ from netsvc import __version__
 from netsvc.guard import Connection, Guard
 from netsvc.guard.ending import end
 from netsvc.guard.gate import Gate
-from netsvc.guard.sessions import Session
+from netsvc.guard.session import Session
+from netsvc.guard.sessions import Sessions
 from netsvc.guard.tally import Tally
 from netsvc.host.running import Running
 from netsvc.host.vitals import Pulse, look
@@ -28,6 +29,7 @@ from netsvc.status import (
     ProcessStatus,
     RefusalStatus,
 )
+from netsvc.text import host_port
 from netsvc.udp import ONE_COUNTED
 
 __all__ = ["Overview"]
@@ -84,6 +86,7 @@ class Overview:
         self._waiting: list[tuple[ConnectionQuery, Deferred[ProcessStatus]]] = []
         self._call: Any = None
         self._forget: Any = None
+        self._is_over = False
 
     @property
     def _guard(self) -> Guard:
@@ -91,6 +94,8 @@ class Overview:
 
     def status(self, query: ConnectionQuery) -> Deferred[ProcessStatus]:
         """Look at the process."""
+        if self._is_over:
+            return succeed(self._compose(query))
         self._remember()
         if not self._waiting and 0 <= self._clock.seconds() - self._looked < self._fresh:
             return succeed(self._compose(query))
@@ -115,7 +120,8 @@ class Overview:
         return self._compose(ConnectionQuery(most=0))
 
     def close(self) -> None:
-        """Look no more; whoever waits is answered with what is known."""
+        """Look no more; whoever waits, or asks from now on, is answered with what is known."""
+        self._is_over = True
         for call in (self._call, self._forget):
             if call is not None and call.active():
                 call.cancel()
@@ -123,11 +129,14 @@ class Overview:
         self._answer()
 
     def _all(self) -> Iterator[Connection | Session]:
-        guard = self._guard
-        yield from list(guard.live)
-        for tally in list(guard.book.tallies):
-            if tally.sessions is not None:
-                yield from tally.sessions.all()
+        yield from list(self._guard.live)
+        for sessions in self._tables():
+            yield from sessions.all()
+
+    def _tables(self) -> list[Sessions]:
+        # A port that serves another protocol now has two accounts, of one table.
+        tables = (tally.sessions for tally in self._guard.book.tallies)
+        return list(dict.fromkeys(table for table in tables if table is not None))
 
     def _look(self) -> Iterator[_Seen]:
         now = self._clock.seconds()
@@ -172,6 +181,9 @@ class Overview:
         status.vitals = look(self._pulse, self._clock)
         listeners = {listener.tally: listener for listener in self._running().listeners}
         for tally in guard.book.tallies:
+            if not tally.place and not tally.counts.accepted:
+                # It is about to be opened, and may never be: `not_ready` tells of it.
+                continue
             listener = listeners.get(tally)
             address = tally.address
             status.listeners.append(
@@ -218,7 +230,7 @@ class Overview:
             if str(one.number) != number:
                 continue
             if isinstance(one, Session):
-                return bool(one.gate.tally.sessions.forget(one, "admin"))
+                return any(sessions.forget(one, "admin") for sessions in self._tables())
             one.cause = ("admin", None)
             end(one.transport)
             return True
@@ -243,9 +255,7 @@ def _listener(tally: Tally | None, label: str = "") -> tuple[str, str, str]:
 
 def _peer(one: Connection | Session) -> str:
     host, port = one.peer_place()
-    if port is None:
-        return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host if port is None else host_port(host, port)
 
 
 def _text(one: Connection | Session) -> str:

@@ -29,7 +29,7 @@ class PidFile:
         self._place = f"pid file {escape(path)}"
 
     def check(self) -> None:
-        """Raise `MistakeError` if another process has it, or it is no pid file. One that is left over is no hindrance."""
+        """Raise `MistakeError` if another process has it, or it is no pid file. One that is left over is fine."""
         try:
             pid = self._read()
         except FileNotFoundError:

@@ -18,8 +18,9 @@ from netsvc.errors import MistakeError
 from netsvc.guard.level import Level
 from netsvc.host.difference import compare, may_clash, same_socket
 from netsvc.host.instances import Load, RunningService, build_instance
+from netsvc.host.listener import RunningListener
 from netsvc.host.room import Room, bind_beside, copy_of
-from netsvc.host.running import Running, RunningListener
+from netsvc.host.running import Running
 from netsvc.host.state import service_directory
 from netsvc.listeners.inherited import Inherited
 from netsvc.listeners.opening import ListenError
@@ -262,6 +263,8 @@ class Transition:
             running.guests[place : place + 1] = [restored] if restored is not None else []
             old.note_gates(running.guard)
             running.departures.retire(old)
+        # Those of listeners that were never to be.
+        running.guard.book.prune()
 
     def _start_services(self) -> None:
         mistakes: list[str] = []

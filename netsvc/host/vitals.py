@@ -34,11 +34,12 @@ class Pulse:
         self._due = 0.0
         self._call: Any = None
         self._beats = 0
+        self._is_over = False
 
     def keep_on(self) -> None:
         """Go on to measure, as somebody looks."""
         self._beats = int(_FORGETFUL / INTERVAL)
-        if self._call is None:
+        if self._call is None and not self._is_over:
             self._await_beat()
 
     def _await_beat(self) -> None:
@@ -53,7 +54,8 @@ class Pulse:
             self._await_beat()
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Measure no more, whoever looks."""
+        self._is_over = True
         if self._call is not None:
             self._call.cancel()
             self._call = None

@@ -11,10 +11,12 @@ from twisted.internet import tcp, unix
 from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
 from netsvc.listeners.sockets import adopt
+from netsvc.text import escape
 from netsvc.transports import UNIXPort
 
 __all__ = ["Inherited", "SharedMixin", "SharedPort"]
@@ -99,6 +101,7 @@ class SharedMixin:
     _shouldShutdown: bool
     factory: Any
     startReading: Any
+    getHost: Any
 
     def startListening(self) -> None:
         """Accept connections."""
@@ -115,6 +118,10 @@ class SharedMixin:
     def connectionLost(self, reason: Failure) -> None:
         """Close this process's descriptor."""
         tcp.Port.connectionLost(self, reason)  # type: ignore[arg-type]
+
+    def _logConnectionLostMsg(self) -> None:
+        # Twisted's has a name that begins with a NUL, which makes a log a binary file to whoever searches it.
+        log.msg(f"(UNIX Port {escape(self.getHost().name or '', 1000)} Closed)")
 
 
 class SharedPort(SharedMixin, unix.Port):  # type: ignore[misc]

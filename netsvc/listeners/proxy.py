@@ -22,12 +22,16 @@ from zope.interface import implementer
 from netsvc.address import Proxy
 from netsvc.listeners.proxy_header import Endpoint, HeaderError, parse_header
 
-__all__ = ["LATE", "MALFORMED", "UNTRUSTED", "ProxyFactory"]
+__all__ = ["LATE", "MALFORMED", "MOST_AWAITED", "UNTRUSTED", "ProxyFactory"]
 
 #: What a connection can be refused for: `refused` is called with one of these and the far end's host.
 UNTRUSTED = "proxy-untrusted"
 MALFORMED = "proxy-malformed"
 LATE = "proxy-late"
+
+#: Connections of a listener whose headers have not come yet. No limit counts them, as it is not known whose they are.
+#: A proxy sends its header at once: of one more, the one that has waited longest gives way.
+MOST_AWAITED = 4096
 
 #: Hosts of whom it is remembered whether they are trusted, and addresses of proxies: these are few.
 _REMEMBERED = 256
@@ -47,7 +51,8 @@ class ProxyFactory(Factory):
     """Builds the protocols of `factory`, each when the header of its connection has come.
 
     Who is not trusted is closed at once; a header that is malformed, too long (`netsvc.listeners.proxy_header`) or
-    not there in time ends its connection. `refused` is called for each of them, and nothing is sent or logged.
+    not there in time, or before `MOST_AWAITED` others, ends its connection. `refused` is called for each of them, and
+    nothing is sent or logged.
     """
 
     noisy = False
@@ -62,6 +67,8 @@ class ProxyFactory(Factory):
         self.factory = factory
         self.clock = clock
         self.refused = refused
+        #: Those whose headers have not come yet, the one that has waited longest first.
+        self.awaited: dict[_Reader, None] = {}
         self.proxy = proxy
 
     @property
@@ -131,6 +138,10 @@ class _Reader(Protocol):
         self._deadline: Any = None
 
     def connectionMade(self) -> None:
+        awaited = self._owner.awaited
+        if len(awaited) >= MOST_AWAITED:
+            next(iter(awaited))._refuse(LATE)
+        awaited[self] = None
         self._deadline = self._owner.clock.callLater(self._owner.proxy.timeout, self._refuse, LATE)
 
     def dataReceived(self, data: bytes) -> None:
@@ -160,6 +171,7 @@ class _Reader(Protocol):
         if self._deadline.active():
             self._deadline.cancel()
         self._deadline = None
+        self._owner.awaited.pop(self, None)
 
     def _refuse(self, reason: str) -> None:
         self._forget_deadline()

@@ -18,6 +18,7 @@ from netsvc.errors import StartError
 from netsvc.log.access import AccessLog, log_record
 from netsvc.log.fields import ACCESS_SOURCE, Lines
 from netsvc.log.file import LogFile
+from netsvc.log.flood import Flood
 from netsvc.log.jsonlines import JsonLines
 from netsvc.log.output import Output
 from netsvc.log.text import TextLines
@@ -83,6 +84,7 @@ class OpenLog:
         self._off = access == "off"
         self._access: Output | None = None
         self._gathered: AccessLog | None = None
+        self._flood: Flood | None = None
         self._relayed: _Relayed | None = None
         # Who it will be by the time it opens a file anew, or is upgraded.
         user, group = options.get("uid"), options.get("gid")
@@ -132,14 +134,22 @@ class OpenLog:
 
     def recorder(self, reactor: Any) -> Callable[[Record], None] | None:
         """Return what takes access records from now on, until the reactor has stopped; None if nothing shall."""
-        if self._off or self._access is None:
-            return None if self._off else log_record
-        self._gathered = AccessLog(self.lines.record, self._access.write, reactor)
-        if self.observer is not None and self.observer.output is self._access:
-            self.observer.flush = self._gathered.flush
+        if self._off:
+            return None
+        if self._access is not None:
+            self._gathered = AccessLog(self.lines.record, self._access.write, reactor)
+            if self.observer is not None and self.observer.output is self._access:
+                self.observer.flush = self._gathered.flush
+        self._flood = Flood(log_record if self._gathered is None else self._gathered.record, reactor)
         # What ends a process has its connections end before that.
-        reactor.addSystemEventTrigger("after", "shutdown", self._gathered.close)
-        return self._gathered.record
+        reactor.addSystemEventTrigger("after", "shutdown", self._settle)
+        return self._flood.record
+
+    def _settle(self) -> None:
+        if self._flood is not None:
+            self._flood.close()
+        if self._gathered is not None:
+            self._gathered.close()
 
     def relay(self) -> None:
         """Take the access records that workers have made, until this is closed."""
@@ -172,8 +182,7 @@ class OpenLog:
 
     def close(self) -> None:
         """Write what is still to be written, and close the files."""
-        if self._gathered is not None:
-            self._gathered.close()
+        self._settle()
         if self._relayed is not None:
             globalLogPublisher.removeObserver(self._relayed)
         for output in self._outputs():

@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, formatEventAsClassicLogText, formatTime
 
 from netsvc.log.fields import ACCESS_SOURCE
 from netsvc.records import Record
-from netsvc.text import escape
+from netsvc.text import escape, host_port
 
 __all__ = ["MOST_KNOWN", "TextLines", "access_text"]
 
@@ -78,7 +78,7 @@ def access_text(record: Record) -> str:
     else:
         # Twisted takes the address in a PROXY header for what the header says.
         place = peer if peer.isascii() and peer.isprintable() and " " not in peer else _word(peer)
-        place = f"[{place}]:{port}" if ":" in place else f"{place}:{port}"
+        place = host_port(place, port)
     text = (
         f"{_words(service, protocol)} {place} {_listener(listener)} bytes_in={came} bytes_out={went}"
         f" seconds={seconds:.3f} reason={reason}"

@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from netsvc.host.notify import OWN
 from netsvc.host.standin import FORWARDED
 from netsvc.text import escape
 
 __all__ = ["Program"]
-
-#: What is said to one process alone (sd_listen_fds(3)).
-_OWN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Program:
 
     def variables(self, more: Mapping[str, str]) -> dict[str, str]:
         """Return the environment, with `more`, and without what was said to this process alone."""
-        return {name: value for name, value in self.environment.items() if name not in _OWN} | dict(more)
+        return {name: value for name, value in self.environment.items() if name not in OWN} | dict(more)
 
     def refusal(self) -> str:
         """Say why it cannot be started again, if it cannot."""
@@ -50,8 +48,8 @@ class Program:
             return f"user {os.geteuid()} may not run {escape(self.path)}, or it is not below a changed root"
         if not os.access(self.directory, os.X_OK, effective_ids=True):
             return (
-                f"user {os.geteuid()} cannot enter {escape(self.directory)}, where it was started, or it is not below a "
-                "changed root"
+                f"user {os.geteuid()} cannot enter {escape(self.directory)}, where it was started, or it is not below "
+                "a changed root"
             )
         return ""
 

@@ -79,7 +79,7 @@ class StandIn:
         self._mine.set_inheritable(True)
         program = [sys.executable, "-I", "-S", standin.__file__, str(self._mine.fileno()), str(self._pid)]
         try:
-            os.execv(program[0], program)
+            os.execv(program[0], program)  # noqa: S606
         except OSError:
             # What was installed is gone.
             stand_in(self._mine, self._pid)

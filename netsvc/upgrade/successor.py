@@ -27,8 +27,8 @@ MOST_LINES = 10
 class Successor(ProcessProtocol):
     """One process. What it is told first is `briefing`.
 
-    `reported` is called with the words of each of its reports, and `ended` with how it ended, once. `lines` are the last
-    that it has printed.
+    `reported` is called with the words of each of its reports, and `ended` with how it ended, once. `lines` are the
+    last that it has printed.
     """
 
     transport: Any

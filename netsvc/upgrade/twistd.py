@@ -13,7 +13,7 @@ __all__ = ["is_detached", "start_within", "take_pid_file"]
 
 
 def take_pid_file(options: MutableMapping[str, Any]) -> PidFile | None:
-    """Take the pid file out of the options: twistd would write it in place, and remove one that is another process's."""
+    """Take the pid file out of the options: twistd would write it in place, and remove another process's."""
     path = options.get("pidfile")
     if not path:
         return None

@@ -204,7 +204,7 @@ class Upgrading(Service):
     def reload(self, *words: Any) -> Deferred[str]:
         """Run another plan; not while another process is about to take over."""
         if self._passage is not None or not self._serves:
-            return fail(MistakeError([_UNDER_WAY]))
+            return fail(MistakeError([self._occupation()]))
         root: Any = super()
         reloading: Deferred[str] = root.reload(*words)
         return reloading
@@ -242,8 +242,14 @@ class Upgrading(Service):
         if sys.platform != "linux" or self.program is None:
             return "it cannot be upgraded here: this needs Linux, and a process that twistd or netsvc run has started"
         if self._passage is not None or not self._serves:
-            return _UNDER_WAY
+            return self._occupation()
         return root.occupied("upgraded") or self.program.refusal() or (self.pid_file.refusal() if self.pid_file else "")
+
+    def _occupation(self) -> str:
+        if self._passage is None or not self.has_successor:
+            return _UNDER_WAY
+        pid = self._passage.successor.pid
+        return f"process {pid} serves in the place of this one, which ends when its conversations have; use --pid {pid}"
 
     def _upgraded(self, _result: None) -> Answer:
         root: Any = self

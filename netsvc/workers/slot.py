@@ -26,8 +26,8 @@ class Slot:
 
     `spawn` starts the process of a `Child`, or raises `OSError`. `ready` is called when the first process serves,
     `failed` with the reason if it never does, and `ended` whenever there is no process any more. Only who has
-    served is replaced. `departed` is called with the last that is known of a process that has ended, and
-    `drained` with its name and what came of its drain.
+    served is replaced, or stands in for one that has (`persistent`). `departed` is called with the last that is known
+    of a process that has ended, and `drained` with its name and what came of its drain.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Slot:
         ended: Callable[[], None],
         departed: Callable[[ProcessStatus], None] = lambda status: None,
         drained: Callable[[str, Sequence[str]], None] = lambda name, lines: None,
+        persistent: bool = False,
     ) -> None:
         #: The process, from its start to its end.
         self.child: Child | None = None
@@ -54,7 +55,7 @@ class Slot:
         self._tell_drained = drained
         #: Whether the process is ready.
         self.is_ready = False
-        self._served = False
+        self._served = persistent
         self._stopping = False
         self._started = 0.0
         self._pause = FIRST_PAUSE
@@ -124,8 +125,8 @@ class Slot:
         name, child, self.child, self.is_ready = self.name, self.child, None, False
         if child is not None and child.drained:
             self._tell_drained(name, child.drained)
-        if child is not None and child.inquiry.last is not None:
-            self._tell_departed(child.inquiry.last)
+        if child is not None and (last := child.inquiry.all_counted()) is not None:
+            self._tell_departed(last)
         if not (self._stopping or self._served):
             self._tell_failed(f"{name} {how}, and was never ready")
         elif not self._stopping:

@@ -94,11 +94,11 @@ class Succeeding(Service):
         return SETTLE
 
     def give_way(self, step: int, successors: int, ports: Sequence[HandedPort]) -> None:
-        """See `netsvc.upgrade.passage.Serving`. One worker retires, and takes what waits where nobody comes after it."""
+        """See `netsvc.upgrade.passage.Serving`. A worker retires, and takes what waits where nobody comes after it."""
         taken = {id(row[0]) for port in ports for row in port.sockets}
-        closed = range(len(self._held))
+        closed = list(range(len(self._held)))
         if step < successors:
-            closed = [place for place in closed if not taken & set(map(id, self._held[place].firsts()))]  # type: ignore[assignment]
+            closed = [place for place in closed if not taken & set(map(id, self._held[place].firsts()))]
         else:
             for held in self._held:
                 # Ours first: a worker takes what waits for it, and then closes the port for good.
@@ -116,7 +116,9 @@ class Succeeding(Service):
         for place, slot in enumerate(self._slots):
             if slot.is_stopping:
                 self._leaving.append(slot)
-                self._slots[place] = self._make_slot(serving, place, ready=_nothing, failed=_tell, ended=_nothing)
+                self._slots[place] = self._make_slot(
+                    serving, place, ready=_nothing, failed=_tell, ended=_nothing, persistent=True
+                )
                 self._slots[place].start()
 
     def serve_step(self, step: int, steps: int) -> None:

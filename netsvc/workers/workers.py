@@ -13,7 +13,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.reflect import namedModule
 
 from netsvc import __version__
 from netsvc.errors import MistakeError
@@ -31,12 +30,11 @@ from netsvc.listeners.opening import ListenError
 from netsvc.plan import Plan, undivided
 from netsvc.status import ConnectionQuery, ListenerStatus, ProcessStatus
 from netsvc.steady import keep_steady
-from netsvc.workers.briefing import FIRST_SOCKET, ORDERS, REPORTS, Briefing
 from netsvc.workers.census import Census
-from netsvc.workers.child import Child
 from netsvc.workers.held import HeldPort, hold
 from netsvc.workers.keyfiles import read_key_files
 from netsvc.workers.slot import Slot
+from netsvc.workers.spawning import reactor_module, spawn
 from netsvc.workers.succession import Serving, Succeeding
 from netsvc.workers.turnover import Turnover
 
@@ -50,22 +48,7 @@ KILL_GRACE = 0.25
 #: would make more of them waits. Each has the memory of a process.
 MOST_LEAVING = 256
 
-_FAST = "netsvc.reactor"
-
 _log = Logger(namespace="netsvc")
-
-
-def _reactor_module(reactor: Any, chosen: bool) -> str:
-    """Name the module of the workers' reactor: the fast one, or that of `reactor` if the user has chosen it."""
-    if not chosen:
-        try:
-            namedModule(_FAST)
-        except ImportError:
-            # There is no epoll.
-            pass
-        else:
-            return _FAST
-    return type(reactor).__module__
 
 
 class Workers(Succeeding):
@@ -173,10 +156,11 @@ class Workers(Succeeding):
         for place in places:
             listener = self.plan.listeners[place]
             _log.info(
-                "{service} {protocol} listens on {place}",
+                "{service} {protocol} listens on {place}{note}",
                 service=listener.use,
                 protocol=listener.protocol,
                 place=self._held[place].listening.place(),
+                note=listener.address.note,
             )
 
     def _start(self) -> None:
@@ -192,50 +176,25 @@ class Workers(Succeeding):
         ready: Callable[[], None],
         failed: Callable[[str], None],
         ended: Callable[[], None],
+        persistent: bool = False,
     ) -> Slot:
         def slot_ended() -> None:
             ended()
             self._look()
 
-        spawn = partial(self._spawn, serving, place)
+        module = reactor_module(self._reactor, self._reactor_chosen)
+        start = partial(spawn, self._reactor, (self._python, module), serving, place)
         return Slot(
             place + 1,
             self._reactor,
-            spawn,
+            start,
             ready=ready,
             failed=failed,
             ended=slot_ended,
             departed=self.census.departed_from,
             drained=self._slot_drained,
+            persistent=persistent,
         )
-
-    def _spawn(self, serving: Serving, place: int, child: Child) -> None:
-        numbers: list[tuple[int, ...]] = []
-        sockets: dict[int, int] = {}
-        for held in serving.held_ports:
-            given = dict(enumerate(held.descriptors(place), FIRST_SOCKET + len(sockets)))
-            numbers.append(tuple(given))
-            sockets |= given
-        child.briefing = Briefing(
-            serving.plan,
-            _reactor_module(self._reactor, self._reactor_chosen),
-            tuple(map(str, sys.path)),
-            os.environ.get("PYTHONPATH"),
-            tuple(numbers),
-            tuple(serving.key_files),
-            serving.held,
-            place + 1,
-        )
-        # The worker finds netsvc where we did.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(str, sys.path)))}
-        with open(os.devnull, "rb") as nothing:
-            self._reactor.spawnProcess(
-                child,
-                self._python,
-                [self._python, "-P", "-m", "netsvc.worker"],
-                env=environment,
-                childFDs={0: nothing.fileno(), 1: "r", 2: "r", ORDERS: "w", REPORTS: "r", **sockets},
-            )
 
     def _slot_ready(self) -> None:
         self._ready += 1
@@ -363,7 +322,6 @@ class Workers(Succeeding):
     def stopService(self) -> Deferred[None]:
         """Have every worker drain, and wait for them. The Deferred fires when all are gone; it never fails."""
         super().stopService()
-        self._pulse.stop()
         self._stopping = Deferred()
         if self._turnover is not None:
             self._turnover.fail("it is stopping")
@@ -394,6 +352,8 @@ class Workers(Succeeding):
         if len(self._drained) > MOST_LINES:
             self._drained[MOST_LINES:] = [f"and {len(self._drained) - MOST_LINES} more lines like these, in the log"]
         self.farewell.report([line, *self._drained])
+        # It was looked at while it drained.
+        self._pulse.stop()
         self._stopping.callback(None)
 
     def _slot_drained(self, name: str, lines: Sequence[str]) -> None:

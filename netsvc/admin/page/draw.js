@@ -1,31 +1,12 @@
 // Draws the last minutes: a card for each chart, with what it is now, or was where the pointer is.
 
+import { bytes, count, delay, pace } from "./figures.js";
+import { make, set } from "./rows.js";
+
 const NS = "http://www.w3.org/2000/svg";
 const SPAN = 300;
 const WIDTH = 300, HEIGHT = 72, TOP = 6;
 const COLOURS = 6;
-
-const units = (value, base, names) => {
-  let power = 0;
-  while (value >= base * 0.9995 && power < names.length - 1) { value /= base; power += 1; }
-  const digits = power === 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
-  return [value.toFixed(power === 0 && value % 1 && value < 10 ? 1 : digits), names[power]];
-};
-export const bytes = (value) => units(value, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]).join(" ");
-export const count = (value) => value < 100000 ? Math.round(value).toLocaleString("en") : units(value, 1000, ["", "k", "M", "G", "T"]).join("");
-const pace = (value) => value > 0 && value < 10 ? value.toFixed(1) : count(value);
-const milliseconds = (value) => `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms`;
-
-export function set(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-export function make(tag, name, text) {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
 
 function shape(parent, tag, name) {
   const node = document.createElementNS(NS, tag);
@@ -41,7 +22,7 @@ const CHARTS = [
   { title: "Traffic", unit: "a second", least: 1024, show: bytes, series: [["in", (point) => point.bytes_in], ["out", (point) => point.bytes_out]] },
   { title: "Datagrams", unit: "a second", least: 2, show: pace, series: [["in", (point) => point.datagrams_in], ["out", (point) => point.datagrams_out]] },
   { title: "Refused", unit: "a second, by limit", least: 1, show: pace, stack: true, series: [] },
-  { title: "Event loop delay", least: 0.01, show: milliseconds, series: [["", (point) => point.delay]] },
+  { title: "Event loop late", least: 0.01, show: delay, series: [["", (point) => point.delay]] },
 ];
 
 class Chart {

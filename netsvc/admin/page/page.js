@@ -1,10 +1,13 @@
 // The live page. All that comes from the server is put in as text, never as markup: peers choose some of it.
 
-import { Charts, bytes, count, make, set } from "./draw.js";
+import { Charts } from "./draw.js";
+import { bytes, count, delay, span } from "./figures.js";
+import { Rows, cell, make, number, set } from "./rows.js";
 
 const $ = (id) => document.getElementById(id);
 const LOST = 6000;              // milliseconds without an event, after which the link counts as lost
 const SHOWN = 100;              // connections that are listed
+const LONG = 12;                // listeners, beyond which their table scrolls by itself
 const TOKEN = "netsvc-token";
 
 const charts = new Charts($("charts"));
@@ -16,13 +19,6 @@ let link = null, retry = 1000, retrying = 0;
 
 // --- words ---
 
-function span(seconds) {
-  const s = Math.max(0, Math.floor(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
-}
 const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 const keyOf = (listener) => JSON.stringify([listener.service, listener.protocol, listener.place]);
 const sum = (counted) => Object.values(counted).reduce((all, each) => all + each, 0);
@@ -152,58 +148,15 @@ function take(kind, data) {
 
 // --- what is shown ---
 
-const cell = (row, name, label) => {
-  const node = make("td", name);
-  if (label) node.dataset.label = label;
-  row.append(node);
-  return node;
-};
-const number = (node, value, text) => { set(node, text); node.classList.toggle("zero", !value); };
-
-// Keeps one row for each item, by its key, and changes only what has changed.
-class Rows {
-  constructor(parent, build, fill, tag = "tr") {
-    Object.assign(this, { parent, build, fill, tag, rows: new Map() });
-  }
-
-  show(items, key, held = false) {
-    const seen = new Set();
-    let next = this.parent.firstElementChild;
-    for (const item of items) {
-      const name = key(item);
-      seen.add(name);
-      let row = this.rows.get(name);
-      if (!row) {
-        row = document.createElement(this.tag);
-        this.build(row, item);
-        this.rows.set(name, row);
-        this.parent.insertBefore(row, held ? null : next);
-      } else if (!held && row === next) {
-        next = row.nextElementSibling;
-      } else if (!held) {
-        this.parent.insertBefore(row, next);
-      }
-      row.classList.remove("gone");
-      this.fill(row, item);
-    }
-    for (const [name, row] of this.rows) {
-      if (seen.has(name)) continue;
-      // Nothing moves under a finger, or away from the keyboard.
-      if (held) { row.classList.add("gone"); continue; }
-      row.remove();
-      this.rows.delete(name);
-    }
-  }
-}
-
 const peers = new Rows(document.querySelector("#peers tbody"), (row, item) => {
   row.dataset.id = item.id;
   row.parts = {
     peer: cell(row, "peer"), service: cell(row, "service"), worker: cell(row, "worker", "Worker"), age: cell(row, "number", "Age"),
-    received: cell(row, "number", "In"), sent: cell(row, "number", "Out"), rate: cell(row, "number", "Rate"), act: cell(row, "number act"),
+    received: cell(row, "number", "In"), sent: cell(row, "number", "Out"),
+    rate_in: cell(row, "number", "In/s"), rate_out: cell(row, "number", "Out/s"), act: cell(row, "number act"),
   };
   set(row.parts.peer, item.peer);
-  row.parts.service.append(`${item.service} ${item.protocol} `, make("span", "tag", item.kind === "datagram" ? "UDP" : item.place));
+  row.parts.service.append(`${item.service} ${item.protocol} `, make("span", "tag", item.place));
   row.parts.service.title = item.place;
   const home = current.processes.find((each) => item.id.startsWith(`${each.pid}-`));
   set(row.parts.worker, home ? String(home.worker) : "");
@@ -215,8 +168,8 @@ const peers = new Rows(document.querySelector("#peers tbody"), (row, item) => {
   set(row.parts.age, span(item.age));
   number(row.parts.received, item.bytes_in, bytes(item.bytes_in));
   number(row.parts.sent, item.bytes_out, bytes(item.bytes_out));
-  const rate = item.rate_in + item.rate_out;
-  number(row.parts.rate, rate, `${bytes(rate)}/s`);
+  number(row.parts.rate_in, item.rate_in, bytes(item.rate_in));
+  number(row.parts.rate_out, item.rate_out, bytes(item.rate_out));
 });
 
 const held = () => {
@@ -299,8 +252,12 @@ function showLimits(body, list) {
 }
 
 function showServices() {
-  const list = [...current.listeners].sort((one, two) => one.service < two.service ? -1 : one.service > two.service ? 1 : 0);
+  const list = [...current.listeners].sort((one, two) => one.service.localeCompare(two.service, "en", { numeric: true }));
   services.show(list, keyOf);
+  // The connections are to be found below, however many listeners there are.
+  const long = list.length > LONG;
+  $("services-panel").classList.toggle("long", long);
+  if (long) $("services-panel").tabIndex = 0; else $("services-panel").removeAttribute("tabindex");
   const down = list.filter((each) => !each.up).length;
   set($("services-count"), plural(list.length, "listener") + (down ? `, ${down} down` : ""));
 }
@@ -341,13 +298,13 @@ function showRefusals() {
 }
 
 const processes = new Rows(document.querySelector("#processes tbody"), (row, item) => {
-  row.parts = ["", "State", "Up", "Open", "Loop delay", "Worst in a minute", "Memory", "Descriptors", "CPU time"]
+  row.parts = ["", "State", "Up", "Open", "Late", "Worst", "Memory", "Files", "CPU"]
     .map((label, place) => cell(row, place > 1 ? "number" : "", label));
   row.parts[0].append(make("span", "name", item.worker ? `worker ${item.worker}` : "netsvc"), ` pid ${item.pid}`);
 }, (row, item) => {
   const { vitals } = item;
-  const texts = [null, item.state, span(current.time - item.started), count(item.open), `${(vitals.delay * 1000).toFixed(1)} ms`,
-    `${(vitals.worst_delay * 1000).toFixed(1)} ms`, bytes(vitals.memory),
+  const texts = [null, item.state, span(current.time - item.started), count(item.open), delay(vitals.delay),
+    delay(vitals.worst_delay), bytes(vitals.memory),
     `${count(vitals.descriptors)}${vitals.descriptors_limit ? ` of ${count(vitals.descriptors_limit)}` : ""}`, span(vitals.cpu)];
   texts.forEach((text, place) => { if (text !== null) set(row.parts[place], text); });
 });

@@ -1,0 +1,148 @@
+"""A reload changes the admin address with everything else, or not at all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netsvc.address import parse_address
+from netsvc.plan import AdminUse, Plan
+from netsvc.tap import _RootHost
+from tests.admin_asked import request
+from tests.reloaded import ONE, World, plan, world
+
+TCP = "one tcp 127.0.0.1:0"
+WORDS = ("first-word-0123456789", "other-word-0123456789")
+
+
+def administered(address: str | None, token_file: Path | None = None, *listeners: str) -> Plan:
+    """Make a plan with an admin address, or none."""
+    token = None if token_file is None else str(token_file)
+    use = None if address is None else AdminUse(parse_address(address, "stream"), token)
+    return replace(plan(ONE, *(listeners or (TCP,))), admin=use)
+
+
+@contextmanager
+def root(first: Plan) -> Iterator[World]:
+    """Run what twistd would."""
+    with world(first, _RootHost) as made:
+        yield made
+
+
+def admin_port(made: World) -> int:
+    port: Any = made.host._admin.listening[0].port  # type: ignore[attr-defined]
+    return int(port.getHost().port)
+
+
+def ask(made: World, port: int, token: str | None = None, client: socket.socket | None = None) -> str:
+    """Ask whether it is ready, and return the status of the answer."""
+    client = client or made.connect(port)
+    headers = {"Host": "localhost", **({} if token is None else {"Authorization": f"Bearer {token}"})}
+    client.setblocking(True)
+    client.sendall(request("/ready", headers=headers))
+    return made.receive(client).split()[1].decode()
+
+
+def asker(made: World) -> Callable[..., str]:
+    """Return what asks at the port that is open now, whatever is open later."""
+    port = admin_port(made)
+    return lambda *words, **more: ask(made, port, *words, **more)
+
+
+def test_one_is_added_and_taken_away() -> None:
+    with root(administered(None)) as made:
+        made.reload(administered("127.0.0.1:0"))
+        port = admin_port(made)
+        assert ask(made, port) == "200"
+        made.reload(administered(None))
+        assert made.refused(port)
+        # And once more: nothing of the first stands in its way.
+        made.reload(administered(f"127.0.0.1:{port}"))
+        assert ask(made, port) == "200"
+
+
+def test_one_at_another_address_takes_the_place_of_the_first() -> None:
+    with root(administered("127.0.0.1:0")) as made:
+        before = admin_port(made)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = free.getsockname()[1]
+        made.reload(administered(f"127.0.0.1:{other}"))
+        assert made.refused(before) and ask(made, other) == "200"
+
+
+def test_a_reload_without_a_change_cuts_off_nobody(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(WORDS[0])
+    with root(administered("127.0.0.1:0", token)) as made:
+        client = made.connect(admin_port(made))
+        assert ask(made, 0, WORDS[0], client) == "200"
+        made.reload(administered("127.0.0.1:0", token))
+        assert ask(made, 0, WORDS[0], client) == "200"
+        # What a user without privileges cannot read any more holds as it was.
+        token.unlink()
+        made.reload(administered("127.0.0.1:0", token))
+        assert ask(made, 0, WORDS[0], client) == "200"
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_another_token_holds_at_the_same_socket(tmp_path: Path, same_file: bool) -> None:
+    files = [tmp_path / "token", tmp_path / ("token" if same_file else "other")]
+    files[0].write_text(WORDS[0])
+    with root(administered("127.0.0.1:0", files[0])) as made:
+        before = asker(made)
+        assert [before(word) for word in WORDS] == ["200", "401"]
+        files[1].write_text(WORDS[1])
+        made.reload(administered("127.0.0.1:0", files[1]))
+        assert asker(made)(WORDS[1]) == "200"
+        assert [before(word) for word in WORDS] == ["401", "200"]
+
+
+def test_a_reload_that_fails_leaves_the_old_one_answering(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(WORDS[0])
+    with root(administered("127.0.0.1:0", token)) as made, socket.create_server(("127.0.0.1", 0)) as other:
+        before = asker(made)
+        taken = other.getsockname()[1]
+        # The new address is in use.
+        [mistake] = made.mistakes(administered(f"127.0.0.1:{taken}"))
+        assert mistake.startswith(f"admin cannot listen on 127.0.0.1:{taken}: port {taken} is in use")
+        assert before(WORDS[0]) == "200"
+        # The admin address could be had, and a listener could not: on the same socket, and on another one.
+        token.write_text(WORDS[1])
+        for address in ("127.0.0.1:0", "localhost:0"):
+            [mistake] = made.mistakes(administered(address, token, TCP, f"one tcp 127.0.0.1:{taken}"))
+            assert f"port {taken} is in use" in mistake
+            assert [before(word) for word in WORDS] == ["200", "401"]
+        # The token is none.
+        token.write_text("short")
+        [mistake] = made.mistakes(administered("127.0.0.1:0", token))
+        assert "a token is one word of 16" in mistake
+        assert before(WORDS[0]) == "200"
+
+
+def test_a_socket_file_stays_where_its_socket_goes_on(tmp_path: Path) -> None:
+    path, token = tmp_path / "admin", tmp_path / "token"
+    token.write_text(WORDS[0])
+    address = f"unix:{path}"
+
+    def status(word: str | None = None) -> str:
+        client = socket.socket(socket.AF_UNIX)
+        made.clients.append(client)
+        client.settimeout(10)
+        client.connect(str(path))
+        return ask(made, 0, word, client)
+
+    with root(administered(address)) as made:
+        assert status() == "200"
+        made.reload(administered(address, token))
+        assert [status(), status(WORDS[0])] == ["401", "200"]
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            assert made.mistakes(administered(address, None, TCP, f"one tcp 127.0.0.1:{other.getsockname()[1]}"))
+        assert status(WORDS[0]) == "200"
+    assert not path.exists()
