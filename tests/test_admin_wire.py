@@ -150,8 +150,13 @@ def test_who_does_not_take_the_answers_gets_no_more_of_them() -> None:
     admin = Admin()
     transport = admin.connect()
     channel = transport.protocol
-    # As a transport does whose buffer is full with the first answer.
-    transport.write = lambda data: (transport.io.write(data), channel.pauseProducing())  # type: ignore[method-assign,assignment,return-value]
+
+    # As a transport whose buffer is full with the first answer.
+    def write(data: bytes) -> None:
+        transport.io.write(data)
+        channel.pauseProducing()
+
+    transport.write = write  # type: ignore[method-assign]
     channel.dataReceived(request("/health") * 20)
     assert transport.value().count(b"HTTP/1.1 200 OK") == 1
     assert transport.producerState == "paused"

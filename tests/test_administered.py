@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.endpoints import _SystemdParser
+from twisted.python.systemd import ListenFDs
 
 from netsvc.address import parse_address
 from netsvc.plan import AdminUse, Plan
@@ -145,4 +147,6 @@ def test_a_socket_file_stays_where_its_socket_goes_on(tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             assert made.mistakes(administered(address, None, TCP, f"one tcp 127.0.0.1:{other.getsockname()[1]}"))
         assert status(WORDS[0]) == "200"
+        # Whoever opens a socket of systemd's finds it where it was, and not those of the admin address.
+        assert type(_SystemdParser._sddaemon) is ListenFDs
     assert not path.exists()

@@ -104,11 +104,11 @@ def test_its_line_at_the_end_is_text(tmp_path: Path) -> Generator[Any, Any, None
     address = parse_address(f"unix:{tmp_path}/sock", "stream")
     held = hold(reactor(), address, 1)
     listening = opened(address, Inherited([os.dup(held.descriptors(0)[0])]))
-    globalLogPublisher.addObserver(events.append)
+    globalLogPublisher.addObserver(events.append)  # type: ignore[arg-type]
     try:
         yield listening.stop()
     finally:
-        globalLogPublisher.removeObserver(events.append)
+        globalLogPublisher.removeObserver(events.append)  # type: ignore[arg-type]
     held.close()
     [line] = [text for event in events if "UNIX Port" in (text := formatEvent(event))]
     assert line == f"(UNIX Port {tmp_path}/sock Closed)"
@@ -196,4 +196,5 @@ def test_a_systemd_endpoint_finds_what_was_inherited(
 
 
 def test_an_endpoint_has_the_rest_of_the_reactor() -> None:
-    assert Inherited([]).over(reactor()).seconds() > 0
+    with Inherited([]).over(reactor()) as opener:
+        assert opener.seconds() > 0

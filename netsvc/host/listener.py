@@ -8,7 +8,6 @@ from socket import AF_INET, AF_INET6
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import _SystemdParser
 from twisted.logger import Logger
 
 from netsvc.address import Proxy
@@ -103,14 +102,8 @@ class RunningListener:
                 self.regate()
             else:
                 self._front.noisy = False
-        passed = _SystemdParser._sddaemon
-        try:
-            # Twisted's "starting on" comes before the start is sure, and says less than the host's own line.
-            address = self.listener.address
-            opening = hushed(listen, reactor, address, self._front, inherited, self._refused_by_proxy)
-        finally:
-            # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
-            _SystemdParser._sddaemon = passed
+        # Twisted's "starting on" comes before the start is sure, and says less than the host's own line.
+        opening = hushed(listen, reactor, self.listener.address, self._front, inherited, self._refused_by_proxy)
         return opening.addCallback(self._opened)
 
     def _refused_by_proxy(self, reason: str, host: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -40,11 +41,16 @@ class Inherited:
         port.startListening()
         return port  # type: ignore[no-any-return]
 
-    def over(self, reactor: Any) -> Any:
-        """Return a reactor that opens these sockets when an endpoint asks it to listen anywhere."""
-        # An endpoint of systemd's looks here for its socket, and closes it.
+    @contextmanager
+    def over(self, reactor: Any) -> Iterator[Any]:
+        """Offer a reactor that opens these sockets when an endpoint asks it to listen anywhere."""
+        # An endpoint of systemd's looks here for its socket, and closes it; others are to find those of systemd again.
+        passed = _SystemdParser._sddaemon
         _SystemdParser._sddaemon = _Passed(self._descriptors)  # type: ignore[assignment]
-        return _Opening(reactor, self)
+        try:
+            yield _Opening(reactor, self)
+        finally:
+            _SystemdParser._sddaemon = passed
 
 
 class _Passed:

@@ -7,7 +7,7 @@ import re
 import socket
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,8 @@ def _listen(
         elif address.scheme == "inet":
             port = adopt(reactor, bound_socket(address), protocol)
         elif has_endpoint:
-            opening = _endpoint(address, inherited.over(reactor) if inherited else reactor).listen(protocol)
+            with inherited.over(reactor) if inherited else nullcontext(reactor) as opener:
+                opening = _endpoint(address, opener).listen(protocol)
             if address.proxy is not None:
                 _expect_headers(opening, address, reactor, refused)
             try:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp, udp, unix
-from twisted.internet.endpoints import _SystemdParser
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -178,12 +177,7 @@ def hold(
     protocol.noisy = False
     results: list[Any] = []
     # Twisted's "starting on" would be wrong here: this process serves nothing.
-    systemd = _SystemdParser._sddaemon
-    try:
-        opening = hushed(listen, idle, address, protocol, inherited)
-    finally:
-        # Where there are sockets to inherit, endpoints find them in the place of those that systemd passed.
-        _SystemdParser._sddaemon = systemd
+    opening = hushed(listen, idle, address, protocol, inherited)
     opening.addBoth(results.append)
     if not results:
         opening.cancel()
