@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
 
 from netsvc.admin.permission import Permission
 from tests.admin_asked import Admin
@@ -114,6 +117,22 @@ def test_a_token_is_asked_for_everything_that_shows_or_does_something() -> None:
 )
 def test_a_wrong_token_is_refused(given: str) -> None:
     assert Admin(permission=Permission(TOKEN.encode(), None)).ask("/health", Authorization=given).code == 401
+
+
+def test_guesses_are_said_once_a_second_with_how_many_there_were() -> None:
+    admin = Admin(permission=Permission(TOKEN.encode(), None))
+    with capturedLogs() as events:
+        admin.ask("/health")
+        for _ in range(100):
+            admin.ask("/health", Authorization="Bearer guess")
+        admin.clock.advance(1)
+        admin.service.close()
+    said = [formatEvent(event) for event in events]
+    assert [re.sub("1 s, the last .*", "1 s", line) for line in said] == [
+        "limit token refused 127.0.0.1 at admin",
+        "limit token refused 99 in 1 s",
+    ]
+    assert not admin.clock.getDelayedCalls()
 
 
 def test_the_right_token_opens() -> None:

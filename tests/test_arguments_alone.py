@@ -27,7 +27,8 @@ def test_a_service_alone_has_options_without_its_name_and_bare_addresses() -> No
 
 def test_a_service_alone_has_its_mistakes_without_its_name() -> None:
     assert mistakes("x", "--siz", "1", "--text", "--letter", "--size", "11", alone="gate") == (
-        "x: an address is a port, HOST:PORT, [IPv6]:PORT, or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:NAME)",
+        "x: an address is a port, HOST:PORT, [IPv6]:PORT, "
+        "or an endpoint (tcp:PORT, unix:PATH, tls:PORT:…, systemd:NAME)",
         "--siz: gate has no protocol and no option of that name; did you mean --size?",
         "--text needs a value",
         "--letter needs an address, such as --letter 9001",

@@ -250,6 +250,9 @@ def test_without_a_file_a_signal_reads_the_lists_of_networks_again(tmp_path: Pat
     with Server.twistd("--tcp", f"guard:deny=@{denied}:127.0.0.1:0") as server:
         port = server.port("echo tcp")
         with connect(port) as before:
+            # Let in, and not only on the way.
+            before.sendall(b"ping")
+            assert before.recv(100) == b"ping"
             denied.write_text("127.0.0.1\n")
             server.process.send_signal(signal.SIGHUP)
             server.wait_for("reloaded: 1 listener kept$")

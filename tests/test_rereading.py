@@ -268,9 +268,7 @@ def test_while_it_drains_it_still_answers_by_its_file(net: Net, tmp_path: Path) 
     net.turn(3)
 
 
-def test_while_it_drains_after_an_upgrade_it_has_left_its_file_and_answers_by_its_pid(
-    net: Net, tmp_path: Path
-) -> None:
+def test_while_it_drains_after_an_upgrade_it_has_left_its_file_and_answers_by_its_pid(net: Net, tmp_path: Path) -> None:
     plan = Plan({}, (), config=str(tmp_path / "n.toml"))
     root, _ = start(net, plan)
     root.draining = Deferred()

@@ -20,6 +20,8 @@ from netsvc.admin.permission import Permission
 from netsvc.admin.samples import COUNTS, BusyError, Sample
 from netsvc.admin.watching import MOST_WATCHERS, Watching
 from netsvc.admin.wire import LONGEST_BODY, AdminRequest
+from netsvc.guard.peers import peer_key
+from netsvc.guard.refusals import Refusals
 from netsvc.host.control import Answer
 from netsvc.host.operations import Operations
 from netsvc.status import MOST_SHOWN, ORDERS, ConnectionQuery, ListenerStatus, ProcessStatus
@@ -87,6 +89,8 @@ class Service:
         self._samples = watching.samples
         self._watching = watching
         self._page = read_page()
+        #: Who has named a wrong token: said in the log once a second.
+        self._guesses = Refusals(clock)
         self._reads: Mapping[str, Callable[[AdminRequest], object]] = {
             **{path: partial(_show_file, file) for path, file in self._page.items()},
             "/health": lambda request: request.answer(http.OK, b"ok\n", _TEXT),
@@ -115,6 +119,8 @@ class Service:
         reads = request.method in (b"GET", b"HEAD")
         refusal = self._permission.refuse(request.requestHeaders, reads=reads, public=reads and path in self._page)
         if refusal is not None:
+            if refusal.code == http.UNAUTHORIZED and self._permission.guesses(request.requestHeaders):
+                self._guesses.count("admin", "token", peer_key(getattr(request.getClientAddress(), "host", None) or ""))
             headers = {"WWW-Authenticate": "Bearer"} if refusal.code == http.UNAUTHORIZED else {}
             raise _WrongError(*refusal, headers)
         closes = _CLOSE.fullmatch(path)
@@ -132,6 +138,10 @@ class Service:
             return self._close(request, closes[1])
         self._command(request, path)
         return None
+
+    def close(self) -> None:
+        """Log what is left to log, and wait for nothing any more."""
+        self._guesses.close()
 
     def _ready(self, request: AdminRequest) -> None:
         lines = self._operations.not_ready()

@@ -51,6 +51,11 @@ class Permission:
             return None
         return Refusal(UNAUTHORIZED, "the token is missing or wrong; send it as: Authorization: Bearer TOKEN")
 
+    @staticmethod
+    def guesses(headers: Headers) -> bool:
+        """Tell whether a request for which the token was wrong has named one."""
+        return headers.hasHeader(b"Authorization")
+
     def _is_ours(self, host: str) -> bool:
         # Who has sent none is no browser.
         if self._hosts is None or not host:

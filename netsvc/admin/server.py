@@ -57,6 +57,7 @@ class AdminServer:
         self._exposition = exposition
         self._factory: AdminFactory | None = None
         self._watching: Watching | None = None
+        self._service: Service | None = None
         self._contents: list[bytes] = []
         #: The ports that are open, in the order in which an `Inherited` is to have their sockets.
         self.listening: list[Listening] = []
@@ -77,8 +78,8 @@ class AdminServer:
             self._contents = self._files()
         samples = Samples(self._reactor, self._operations)
         self._watching = Watching(self._reactor, samples, self._operations)
-        service = Service(self._reactor, self._operations, self._exposition, self._permission(), self._watching)
-        self._factory = AdminFactory(self._reactor, service.serve)
+        self._service = Service(self._reactor, self._operations, self._exposition, self._permission(), self._watching)
+        self._factory = AdminFactory(self._reactor, self._service.serve)
         port = 0
         try:
             factory = self._enveloped(self._factory)
@@ -205,6 +206,8 @@ class AdminServer:
         """Answer nobody any more. Fires when the ports are closed; what is under way is broken off."""
         closing: Sequence[Deferred[Any]] = [hushed(opened.stop) for opened in self.listening]
         self.listening.clear()
+        if self._service is not None:
+            self._service.close()
         if self._watching is not None:
             self._watching.stop()
         if self._factory is not None:
