@@ -158,10 +158,11 @@ def test_a_reader_that_is_gone_is_survived(pipe: tuple[int, int]) -> None:
     assert said == ["stdout cannot be written: broken pipe; lines are lost until it can be"]
 
 
-def test_a_reader_that_does_not_read_is_not_waited_for_where_writing_does_not_wait(pipe: tuple[int, int]) -> None:
-    os.set_blocking(pipe[1], False)
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_reader_that_does_not_read_is_not_waited_for(pipe: tuple[int, int], blocking: bool) -> None:
+    os.set_blocking(pipe[1], blocking)
     size = fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ)
-    output = Output(pipe[1], "stdout", notice, complain=lambda _: None)
+    output = Output(pipe[1], "stdout", notice, complain=lambda _: None, patience=0)
     line = "x" * 999 + "\n"
     for _ in range(size // 1000 + 10):
         output.write(line)
@@ -175,6 +176,26 @@ def test_a_reader_that_does_not_read_is_not_waited_for_where_writing_does_not_wa
     whole = [line for line in found if line not in said]
     assert set(whole) == {"x" * 999} and last == "last"
     assert sum(int(line.split()[1]) for line in said) == output.lost == size // 1000 + 10 - len(whole)
+
+
+def test_long_lines_go_whole_through_a_pipe_that_has_room_for_a_part_at_a_time(pipe: tuple[int, int]) -> None:
+    output = Output(pipe[1], "stdout", notice, complain=lambda _: None, patience=0)
+    text = "".join(f"{letter * 9999}\n" for letter in "abcdef")
+    output.write(text)
+    assert output.lost == 0
+    assert os.read(pipe[0], 100_000).decode() == text
+
+
+def test_a_line_of_which_a_part_was_written_is_ended_when_it_is_read_again(pipe: tuple[int, int]) -> None:
+    size = fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 8192)
+    output = Output(pipe[1], "stdout", notice, complain=lambda _: None, patience=0)
+    line = "x" * (size + 1000) + "\n"
+    output.write(line)
+    output.write("lost\n")
+    taken = os.read(pipe[0], size)
+    output.write("last\n")
+    taken += os.read(pipe[0], size)
+    assert taken.decode() == f"{line}NOTICE 1 line was lost here: stdout could not be written: nobody reads it\nlast\n"
 
 
 def test_what_an_encoding_has_not_is_escaped(pipe: tuple[int, int]) -> None:

@@ -282,7 +282,7 @@ def test_a_reader_that_does_not_read_stops_nothing_where_stdout_does_not_wait() 
         time.sleep(0.3)
         os.read(server.reading, 1 << 20)
         echo(server.port)
-        server.read_to("lost here: stdout could not be written: resource temporarily unavailable\n")
+        server.read_to("lost here: stdout could not be written: nobody reads it\n")
         assert "stdout cannot be written" in server.stop()
 
 
@@ -343,3 +343,11 @@ def test_a_logger_of_the_user_s_is_used() -> None:
     ended = run(sys.executable, "-c", "from twisted.scripts.twistd import run; run()", *words)
     assert ended.returncode != 0
     assert "TypeError" in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_whose_log_nobody_reads_goes_on(workers: str) -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0", "--workers", workers, "--limit", "periprate=none") as server:
+        # Far more than a pipe has room for: 64 KiB.
+        echo(server.port("echo tcp"), 1500)
+        server.wait_for("lines? w(as|ere) lost here: stdout could not be written: nobody reads it")

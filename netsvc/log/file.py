@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-from netsvc.log.output import Output, say_on_stderr
+from netsvc.log.output import Output, room_of, say_on_stderr
 from netsvc.text import escape
 
 __all__ = ["KEPT", "ROTATED_AT", "LogFile"]
@@ -101,6 +101,7 @@ class LogFile(Output):
             self._lose(b"\n")
         os.close(self._descriptor)
         self._descriptor = descriptor
+        self._room = room_of(descriptor)
         self._measure()
 
     def _say(self, text: str) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from threading import RLock
 
-__all__ = ["Output", "say_on_stderr"]
+__all__ = ["PATIENCE", "Output", "room_of", "say_on_stderr"]
+
+#: Seconds that a reader may take to make room, once: then lines are lost until it has.
+PATIENCE = 1.0
+#: Bytes for which a pipe that has room at all has room (pipe(7), PIPE_BUF).
+_AT_ONCE = select.PIPE_BUF
 
 #: Bytes of a line of which a part was written, and whose rest is kept until it can be.
 LONGEST_REST = 1 << 16
@@ -23,8 +30,8 @@ def say_on_stderr(text: str) -> None:
 class Output:
     """Writes whole lines to a descriptor, each at once. Nothing that goes wrong there is raised.
 
-    Lines that cannot be written (a full disk, a reader that is gone, or that does not read where writing does not
-    wait) are counted in `lost`, and dropped. That is said once with `complain`; and when it can write again, how many
+    Lines that cannot be written (a full disk, a reader that is gone, or that has not read for `patience` seconds) are
+    counted in `lost`, and dropped. That is said once with `complain`; and when it can write again, how many
     were lost is a line of its own, which `notice` makes of a text. Of a line of which a part was written, the rest is
     written before anything else. It may be called by several threads at once.
     """
@@ -37,6 +44,7 @@ class Output:
         *,
         encoding: str = "utf-8",
         complain: Callable[[str], None] = say_on_stderr,
+        patience: float = PATIENCE,
     ) -> None:
         self.name = name
         #: Lines that were never written.
@@ -51,6 +59,10 @@ class Output:
         self._rest = b""
         self._unsaid = 0
         self._fault = ""
+        #: What tells whether there is room where writing would wait for it; and whether there has been none for long.
+        self._room = room_of(descriptor)
+        self._patience = patience
+        self._is_stuck = False
 
     def write(self, text: str) -> None:
         """Write lines, each with its end."""
@@ -78,11 +90,22 @@ class Output:
 
     def _put(self, data: bytes) -> int:
         """Write a part. Returns how much was written, 0 if nothing can be."""
+        if self._room is not None:
+            if not self._has_room(self._room):
+                self._fault = "nobody reads it"
+                return 0
+            data = data[:_AT_ONCE]
         try:
             return os.write(self._descriptor, data)
         except OSError as error:
             self._fault = (error.strerror or str(error)).lower()
             return 0
+
+    def _has_room(self, room: select.poll) -> bool:
+        # A server must not stand still because somebody has stopped its terminal, or does not read its pipe.
+        ready = bool(room.poll(0)) or (not self._is_stuck and bool(room.poll(self._patience * 1000)))
+        self._is_stuck = not ready
+        return ready
 
     def _write(self, data: bytes) -> None:
         written = 0
@@ -125,3 +148,16 @@ class Output:
         if not self._has_complained:
             self._has_complained = True
             self._complain(f"{self.name} cannot be written: {self._fault}; lines are lost until it can be")
+
+
+def room_of(descriptor: int) -> select.poll | None:
+    """Return what tells whether a descriptor has room; None of a file, which always has, or fails."""
+    try:
+        kind = os.fstat(descriptor).st_mode
+    except OSError:
+        return None
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(descriptor)):
+        return None
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    return room
