@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -202,6 +203,7 @@ def test_the_last_word_of_a_worker_is_what_counts() -> None:
     assert worker.inquiry.last.listeners[0].counts.accepted == 2
 
 
+@pytest.mark.slow
 def test_the_listeners_of_many_plans_are_not_all_remembered() -> None:
     census = Census(list)
     for number in range(10):
@@ -216,6 +218,7 @@ def test_the_listeners_of_many_plans_are_not_all_remembered() -> None:
     assert (again.place, again.counts.accepted, len(census.departed())) == ("*:7-5", 2, MOST_DEPARTED)
 
 
+@pytest.mark.slow
 def test_the_metrics_of_many_plans_are_not_all_remembered() -> None:
     census = Census(list)
 

@@ -148,6 +148,7 @@ def _der(pem: bytes) -> int:
     return len(ssl.PEM_cert_to_DER_cert(pem.decode()))
 
 
+@pytest.mark.slow
 def test_the_longest_chain_is_served_and_a_longer_one_is_a_line(tmp_path: Path, clock: Clock, lines: Lines) -> None:
     cert, key = Pem("example.org", key=KEY).write(tmp_path)
     # A signature is a few bytes longer or shorter by chance.

@@ -112,6 +112,7 @@ class TestStreamInPipe:
         assert (tmp_path / "out").read_bytes() == b"bye"
         assert capfd.readouterr().err == "netsvc: the server closed the connection\n"
 
+    @pytest.mark.slow
     def test_a_reset_shows_what_came_before_and_is_an_error(self, piped: Piped, tmp_path: Path) -> None:
         def last_words(connection: socket.socket) -> None:
             connection.sendall(b"no\n")

@@ -21,6 +21,7 @@ from tests.test_readme import installed
 SERVICES = ("netsvc", "netsvc-chat", "netsvc-echo", "netsvc-files", "netsvc-reply")
 
 
+@pytest.mark.slow
 def test_the_procfile_serves_and_stops_in_time_with_nothing_lost_in_flight() -> None:
     scripts = sysconfig.get_path("scripts")
     port = free_port()
@@ -143,6 +144,7 @@ def test_the_oldest_supported_dependencies_serve(tmp_path: Path) -> None:
     _shell(scripts / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *quick, cwd=source)
 
 
+@pytest.mark.slow
 def test_a_bare_checkout_serves_without_an_installation() -> None:
     for command in (
         [sys.executable, "-m", "netsvc", "run", "--tcp", "127.0.0.1:0"],

@@ -49,6 +49,7 @@ class TestShout:
         assert transport.value() == b"HELLO, \xe4\xb8\x96!"
 
 
+@pytest.mark.slow
 class TestClassic:
     @pytest.mark.slow
     def test_its_own_tests_pass(self) -> None:

@@ -122,6 +122,7 @@ def read_while_swapped(root: Root, tree: Path, name: str, contents: list[str]) -
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outside", "inside", "name"),
     [
@@ -141,6 +142,7 @@ def test_a_link_swapped_all_the_while_leaks_nothing(
     assert read_while_swapped(root, tree, name, contents) <= {b"f", b"d/f", b"d/e/f"}
 
 
+@pytest.mark.slow
 def test_a_file_swapped_for_a_link_leaks_nothing(root: Root, tree: Path) -> None:
     assert read_while_swapped(root, tree, "swapped", ["../secret", "d/f", "file"]) <= {b"f", b"d/f"}
 

@@ -88,6 +88,7 @@ def test_files_come_whole(turned: Turned) -> None:
     assert turned.read(turned.ask(b"f")) == b"content"
 
 
+@pytest.mark.slow
 def test_several_downloads_go_on_side_by_side(turned: Turned) -> None:
     clients = [turned.ask(b"big") for _ in range(4)]
     turned.turn(STILL)

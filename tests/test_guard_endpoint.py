@@ -317,6 +317,7 @@ def test_the_web_server_of_twisted_runs_behind_it(tmp_path: Path) -> None:
         server.wait_for(r"perip")
 
 
+@pytest.mark.slow
 def test_a_wrong_limit_stops_a_program_with_a_line_that_says_what() -> None:
     ended = run(TWISTD, "-n", "--pidfile=", "web", "--listen", "guard:perip=many:tcp:0")
     assert ended.returncode == 1

@@ -132,6 +132,7 @@ def test_a_transport_below_wrappers_is_metered_and_one_without_a_socket_is_left_
     assert not hasattr(transport, "socket")
 
 
+@pytest.mark.slow
 class TestShared:
     """Buckets that several connections share, or that one has several of."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from twisted.logger import Logger, globalLogPublisher, textFileLogObserver
 from twisted.python import log
 
@@ -31,6 +32,7 @@ def test_the_old_log_is_silent_and_the_new_one_is_not(logged_errors: LoggedError
     assert [line.split("] ")[1] for line in text.getvalue().splitlines()] == ["kept", "again"]
 
 
+@pytest.mark.slow
 def test_a_listener_has_one_line_at_the_start() -> None:
     with Server.twistd("--tcp", "127.0.0.1:0", "--udp", "127.0.0.1:0", "--chat", "tcp:0:interface=127.0.0.1") as server:
         assert server.log.count("listens on") == 3

@@ -188,6 +188,7 @@ def test_in_a_log_that_is_somebody_else_s_records_are_events(lines: Lines) -> No
     world.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("usr1")
 @pytest.mark.parametrize("where", [["--logfile=log"], ["-n", "--syslog"]])
 def test_a_flood_of_records_ends_in_a_line_with_how_many_more(where: list[str], lines: Lines) -> None:

@@ -296,6 +296,7 @@ def test_datagram_ports_are_ours_and_only_of_families_that_there_are(net: Net) -
             adopt(0, 99, DatagramProtocol())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

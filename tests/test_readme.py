@@ -101,6 +101,7 @@ def test_the_configuration_shown_is_written_run_reloaded_upgraded_and_drained(tm
         server.wait()
 
 
+@pytest.mark.slow
 def test_the_clients_shown_work_against_the_services_shown(tmp_path: Path) -> None:
     with Server.twistd("--tcp", "0", "--chat", "0", "--files", "0", "--files-root", str(ROOT / "public")) as server:
         ports = {
@@ -127,6 +128,7 @@ def test_the_dependencies_named_are_those_declared() -> None:
         assert name in section, name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nc") is None, reason="needs nc, which .ci/run installs")
 def test_nc_is_client_enough() -> None:
     with Server.twistd("--tcp", "0", "--chat", "0") as server:

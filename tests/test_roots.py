@@ -34,6 +34,7 @@ def private_names(made: type) -> set[str]:
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", [tap._RootHost, tap._RootWorkers])
 def test_no_two_parts_of_a_root_service_define_the_same_private_name(root: type) -> None:
     parts = [each for each in root.__mro__ if each.__module__.startswith(("netsvc.", "twisted."))]

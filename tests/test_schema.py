@@ -182,6 +182,7 @@ STATEMENTS = list(statements())
 ENOUGH = "services.lobby = { service = 'gate', line = 0 }\n"
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(statement=st.sampled_from(STATEMENTS), value=VALUES, other=st.sampled_from(STATEMENTS), more=VALUES | VALUE)
 def test_what_the_reader_accepts_fits(

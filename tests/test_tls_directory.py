@@ -57,6 +57,7 @@ def test_many_that_cannot_be_used_do_not_keep_others_from_being_read(
     assert [line for line in lines if "bad7.pem is in use now" in line]
 
 
+@pytest.mark.slow
 def test_what_is_gone_is_forgotten_beyond_the_limit_the_oldest_first(
     tmp_path: Path, clock: Clock, lines: Lines
 ) -> None:
