@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from netsvc.guard.tally import MOST_DEPARTED, Book
 from netsvc.status import Counts, ProcessStatus, merge
+from tests.accounted import TCP, UDP, Accounts, accounts
 from tests.reloaded import ONE, plan
-from tests.test_accounts import TCP, UDP, Accounts, accounts
 
 
 def totals(made: Accounts) -> Counts:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.accounted import Accounts, accounts, reset
 from tests.certificates import write_certificate
 from tests.pems import client_context
 from tests.reloaded import World
-from tests.test_accounts import Accounts, accounts, reset
 
 
 class Peer:

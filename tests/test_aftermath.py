@@ -14,9 +14,9 @@ from twisted.internet.protocol import Factory
 
 from netsvc.guard import Guard
 from netsvc.status import ConnectionQuery
+from tests.accounted import TCP, UDP, Accounts, accounts
 from tests.conftest import LoggedErrors
 from tests.reloaded import ONE, TWO, World, plan, world
-from tests.test_accounts import TCP, UDP, Accounts, accounts
 
 
 @pytest.fixture
