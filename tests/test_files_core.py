@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, Logger, formatEvent
 
 from netsvc.interfaces import Context
-from netsvc.services.files.core import FilesCore, FilesOptions
+from netsvc.services.files.core import ON_ITS_WAY, FilesCore, FilesOptions
 from netsvc.services.files.service import service
 from netsvc.services.files.source import CutError, OpenFile, RefusedError
 from netsvc.settings import parse_settings
@@ -235,13 +235,35 @@ def test_a_drain_ends_what_waits_refuses_what_comes_and_lasts_until_the_last_fil
     done, again = core.drain(), core.drain()
     assert isinstance(done, Deferred)
     assert done is again
-    assert ended == ["end", "end"]
+    # What is on its way when it begins is still answered.
+    assert ended == []
+    core.open(b"f").close()
+    core.context.reactor.advance(ON_ITS_WAY)
+    assert ended == ["end"]
     assert refusal(core, "f") == "draining"
     files[0].close()
     assert not done.called
     files[1].close()
     assert done.called
     core.stop()
+
+
+def test_a_drain_without_an_open_file_is_over_when_nobody_waits_any_more(root: Path) -> None:
+    core = started(root)
+    core.waiting.add(core.waiting.clear)
+    done = core.drain()
+    assert done is not None and not done.called
+    core.context.reactor.advance(ON_ITS_WAY)
+    assert done.called
+    core.stop()
+
+
+def test_who_stops_does_not_wait_for_what_is_on_its_way(root: Path) -> None:
+    core = started(root)
+    core.waiting.add(core.waiting.clear)
+    core.drain()
+    core.stop()
+    assert not core.context.reactor.getDelayedCalls()
 
 
 def test_a_drain_with_no_file_open_is_over_at_once(root: Path) -> None:

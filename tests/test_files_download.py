@@ -13,6 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from netsvc.services.files.classic import Classic
+from netsvc.services.files.core import ON_ITS_WAY
 from netsvc.services.files.download import BLOCK, Download
 from netsvc.services.files.farewell import LINGER
 from tests.test_files_classic import Served, pattern, serve
@@ -184,6 +185,10 @@ def test_a_drain_closes_what_waits_and_lets_downloads_finish(served: Served) -> 
     busy = served.ask(b"%d\n" % (5 * BLOCK), window=10)
     done = served.bench.drain()
     assert done is not None
+    # A name that is on its way is waited for.
+    on_its_way = served.ask(b"f\n")
+    assert on_its_way.value() == b"content"
+    served.clock.advance(ON_ITS_WAY)
     assert (idle.value(), idle.connected, idle.aborted) == (b"", 0, False)
     assert (partly.value(), partly.connected, partly.aborted) == (b"", 0, False)
     partly.feed(b"\n")
@@ -193,7 +198,7 @@ def test_a_drain_closes_what_waits_and_lets_downloads_finish(served: Served) -> 
     busy.take(1 << 30)
     assert busy.value() == pattern(5 * BLOCK)
     assert done.called
-    assert served.results == [(str(5 * BLOCK), 5 * BLOCK, "sent")]
+    assert served.results == [("f", 7, "sent"), (str(5 * BLOCK), 5 * BLOCK, "sent")]
 
 
 def test_a_connection_that_the_host_half_closes_ends_and_answers_no_name(served: Served) -> None:

@@ -23,7 +23,10 @@ from netsvc.services.files.source import BusyError, OpenFile, RefusedError
 from netsvc.settings import byte_count, encoding, seconds, shown_as, whole_number
 from netsvc.text import escape
 
-__all__ = ["FilesCore", "FilesOptions"]
+__all__ = ["ON_ITS_WAY", "FilesCore", "FilesOptions"]
+
+#: Seconds for a name that a client has sent, or is about to send, when a drain begins.
+ON_ITS_WAY = 0.25
 
 _REASONS = {
     errno.ENOENT: "no such file",
@@ -132,6 +135,8 @@ class FilesCore:
         self._path = options.root_path
         self._root: Root | None = None
         self._drained: Deferred[None] | None = None
+        #: The call that ends what waits for a name.
+        self._ending: Any = None
         metrics = context.metrics
         self._requests = metrics.counter("requests", "Requests that have ended, by how", ["result"])
         self._bytes = metrics.counter("sent_bytes", "Bytes of files, of requests that have ended")
@@ -153,19 +158,39 @@ class FilesCore:
         self._downloading.add_function(self._open.__len__)
 
     def drain(self) -> Deferred[None] | None:
-        """End what waits for a name and refuse new ones; the Deferred fires when no file is open any more."""
-        self.draining = True
-        for end in list(self.waiting):
-            end()
-        if not self._open:
+        """End what waits for a name, and refuse new ones; the Deferred fires when no file is open any more.
+
+        A name that is on its way is waited for, `ON_ITS_WAY` seconds.
+        """
+        if not self.waiting:
+            self._end_waiting()
+        elif self._ending is None:
+            self._ending = self.context.reactor.callLater(ON_ITS_WAY, self._end_waiting)
+        if self._ending is None and not self._open:
             return None
         if self._drained is None:
             self._drained = Deferred()
         return self._drained
 
+    def _end_waiting(self) -> None:
+        self._ending = None
+        self.draining = True
+        for end in list(self.waiting):
+            end()
+        self._look()
+
+    def _look(self) -> None:
+        """Say that the drain is over, if it is."""
+        if not self._open and self._ending is None and self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
     def stop(self) -> None:
         """Let go of the root."""
         self._downloading.remove_function(self._open.__len__)
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
         if self._root is not None:
             self._root.close()
             self._root = None
@@ -260,9 +285,7 @@ class FilesCore:
     def _file_closed(self, file: OpenFile) -> None:
         del self._open[file]
         self.ahead.forget(file)
-        if not self._open and self._drained is not None:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
+        self._look()
 
     def _open_root(self) -> Root:
         try:
