@@ -39,12 +39,19 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _checkout(text: str) -> Path:
+    if not (path := Path(text).resolve()).joinpath("netsvc", "tap.py").is_file():
+        raise argparse.ArgumentTypeError(f"there is no checkout of netsvc in {text}")
+    return path
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the reader of the command line."""
     peers = dict.fromkeys(server.peer for case in CASES for server in case.servers)
     made = argparse.ArgumentParser("python -m benchmarks", description="Measures netsvc against its peers.")
     made.add_argument("--case", action="append", choices=[case.name for case in CASES], help="run this one; repeats")
     made.add_argument("--only", action="append", choices=list(peers), help="measure this peer and netsvc; repeats")
+    made.add_argument("--against", type=_checkout, metavar="DIR", help="measure the netsvc of another checkout as well")
     made.add_argument("--rounds", type=_rounds, default=5, help="how often each is measured (default: 5)")
     made.add_argument("--seconds", type=_seconds, default=1.0, help="how long each time (default: 1)")
     made.add_argument("--list", action="store_true", help="show the cases and their peers, and exit")
@@ -78,7 +85,7 @@ def measure(options: argparse.Namespace) -> Results:
     try:
         for case in CASES:
             if not options.case or case.name in options.case:
-                contest.run(case, chosen_servers(case, options.only or ()))
+                contest.run(case, chosen_servers(case, options.only or (), options.against))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return contest.results

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from benchmarks.files import LARGE, SMALL
-from benchmarks.servers import CHAT, DATAGRAM, FILES, FILES_CONTROL, NETSVC, STREAM, WORKERS, Server
+from benchmarks.servers import CHAT, DATAGRAM, FILES, FILES_CONTROL, NETSVC, STREAM, TWISTD, WORKERS, Server
 
 __all__ = ["CASES", "Case", "Measure", "Phase", "phase_of"]
 
@@ -82,7 +82,7 @@ def _chat(members: int) -> Case:
 _SMALL = ("--name", SMALL[0], "--length", str(SMALL[1]))
 
 #: The bare peers serve streams, the others have a service that netsvc has too.
-_STARTED = (*STREAM, *FILES[1:], *CHAT[1:])
+_STARTED = (*STREAM, TWISTD, *FILES[1:], *CHAT[1:])
 
 CASES = (
     _echo("echo-64", "64 bytes on 100 connections", 100, 64),

@@ -16,14 +16,19 @@ from benchmarks.files import LARGE, SMALL, make_file
 from benchmarks.generators import generate
 from benchmarks.process import Running, free_port
 from benchmarks.results import Reading, Results
-from benchmarks.servers import NETSVC, Server, Site, start
+from benchmarks.servers import Server, Site, from_checkout, start
 
 __all__ = ["Contest", "chosen_servers"]
 
 
-def chosen_servers(case: Case, only: Sequence[str]) -> tuple[Server, ...]:
-    """Return the servers of a case that were asked for; netsvc always, for there would be no ratio without it."""
-    return tuple(server for server in case.servers if not only or server.peer in (NETSVC, *only))
+def chosen_servers(case: Case, only: Sequence[str], against: Path | None = None) -> tuple[Server, ...]:
+    """Return the servers of a case that were asked for; netsvc always, for there would be no ratio without it.
+
+    `against` is another checkout: its netsvc comes next to this one.
+    """
+    first, *others = case.servers
+    chosen = [server for server in others if not only or server.peer in only]
+    return (first, *([from_checkout(first, against)] if against else []), *chosen)
 
 
 @dataclass

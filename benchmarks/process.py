@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -32,20 +33,26 @@ def on_cores(cores: Sequence[int]) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Find a port that is free for streams and datagrams."""
+    """Find a port that is free for streams and datagrams, and that the system does not give to clients.
+
+    A service at a port for clients mutes a local client now and then: it could be another service.
+    """
     while True:
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            stream.bind(("127.0.0.1", 0))
-            port: int = stream.getsockname()[1]
-            with suppress(OSError):
-                datagram.bind(("127.0.0.1", port))
-                return port
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, suppress(OSError):
+            stream.bind(("127.0.0.1", port))
+            datagram.bind(("127.0.0.1", port))
+            return port
 
 
 def _children(pid: int) -> Iterator[int]:
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             yield from map(int, path.read_text().split())
+
+
+#: An installed package is compiled once, and not at each start.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class Running:
@@ -63,7 +70,7 @@ class Running:
                 self._process = subprocess.Popen(
                     words,
                     cwd=ROOT,
-                    env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                    env={**_ENVIRONMENT, "PYTHONPATH": str(ROOT), **env},
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +17,22 @@ from pathlib import Path
 from benchmarks import configs
 from benchmarks.generators import compiled, compiler
 from benchmarks.process import ROOT, Running
-from netsvc.limits import DEFAULTS
+from netsvc.plan.limits import DEFAULTS
 
-__all__ = ["CHAT", "DATAGRAM", "FILES", "FILES_CONTROL", "NETSVC", "STREAM", "WORKERS", "Server", "Site", "start"]
+__all__ = [
+    "CHAT",
+    "DATAGRAM",
+    "FILES",
+    "FILES_CONTROL",
+    "NETSVC",
+    "STREAM",
+    "TWISTD",
+    "WORKERS",
+    "Server",
+    "Site",
+    "from_checkout",
+    "start",
+]
 
 NETSVC = "netsvc"
 #: Where Debian keeps what only root runs, besides the user's own path.
@@ -93,6 +106,15 @@ def start(server: Server, site: Site, cores: Sequence[int]) -> tuple[Running, fl
     except BaseException:
         running.stop()
         raise
+
+
+def from_checkout(server: Server, directory: Path) -> Server:
+    """Return a server of netsvc as it is in another checkout, to compare the two in one run."""
+    return replace(
+        server,
+        peer=f"{server.peer} in {directory.name}",
+        environment=lambda site: {**server.environment(site), "PYTHONPATH": str(directory)},
+    )
 
 
 def program(name: str) -> str:
@@ -173,6 +195,16 @@ def _bare(kind: str, netsvc_option: str) -> tuple[Server, ...]:
 
 STREAM = _bare("stream", "--tcp")
 DATAGRAM = _bare("datagram", "--udp")
+
+#: The least that runs below twistd.
+TWISTD = Server(
+    "twistd",
+    lambda site: [
+        *(_TWISTD, "-n", "--pidfile=", f"--logfile={site.directory}/echo.log"),
+        *("-y", str(ROOT / "benchmarks/peers/twistd_echo.tac")),
+    ],
+    environment=lambda site: {"PORT": str(site.port)},
+)
 
 WORKERS = (
     STREAM[0],

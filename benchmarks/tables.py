@@ -76,8 +76,10 @@ def tables(results: Results) -> Iterator[Table]:
         for phase in case.phases:
             if phase.key in measured:
                 peers = results.peers(phase.key)
-                # In the order of the case: a round begins with another peer each time.
-                order = [server.peer for server in case.servers if server.peer in peers]
+                # In the order of the case, as a round begins with another peer each time; a netsvc of another
+                # checkout is none of the case's.
+                known = {server.peer: number for number, server in enumerate(case.servers)}
+                order = sorted(peers, key=lambda peer: known.get(peer, 0.5))
                 rows = [results.row(phase.key, peer, case.base) for peer in order]
                 yield Table(case, phase, rows, _control(case, phase, results))
 

@@ -1,18 +1,32 @@
-"""The contract between netsvc and a service plugin. A plugin author reads this file first.
+"""The contract between netsvc and a service plugin.
 
-Most services need only `netsvc.service.Service`, which implements all of it; docs/plugins.md shows how.
+Most plugins need only `netsvc.service.Service`, which implements all of it. This is a complete one:
+
+    from netsvc.service import Service
+    from netsvc.stream import StreamProtocol
+
+    class Shout(StreamProtocol):
+        def dataReceived(self, data):
+            self.transport.write(data.upper())
+
+    service = Service("shout", "Send back capitals", streams={"tcp": Shout})
+
+docs/howto/service.md goes on from there. Read on here for what netsvc expects of a service, and promises to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EADDRINUSE
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from twisted.application.service import IServiceMaker, ServiceMaker
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.python import usage
@@ -20,20 +34,19 @@ from twisted.python.components import registerAdapter
 from twisted.python.reflect import namedAny
 from zope.interface import Attribute, Interface
 
-from netsvc.errors import MistakeError
+from netsvc.base.errors import UserError
+from netsvc.base.paths import make_directory
+from netsvc.base.text import escape
+from netsvc.base.values import Kind
 from netsvc.metrics import Metrics
-from netsvc.text import escape
 
 __all__ = ["Context", "INetworkService", "IServiceInstance", "Kind", "Options"]
 
-#: How a protocol talks: over a connection, or a datagram at a time.
-Kind = Literal["stream", "datagram"]
-
 
 class Options(usage.Options):
-    """The base of a service's options: an ordinary `twisted.python.usage.Options` with one addition.
+    """Base class of a service's options: a `twisted.python.usage.Options` with one addition.
 
-    `limits` names the options that bound what a peer can cost; `netsvc check` prints them as limits.
+    `limits` names the options that bound what a peer can cost; `netsvc check` lists them as limits.
     """
 
     limits: tuple[str, ...] = ()
@@ -41,14 +54,24 @@ class Options(usage.Options):
 
 @dataclass(frozen=True)
 class Context:
-    """What the host lends a service.
+    """What netsvc gives a service: the arguments of a core are its parsed options and a context.
 
-    `reactor` provides `IReactorTime` at least (a `Clock` in tests), `log` is a logger in the service's
-    own namespace, and `state_directory`, if there is one, is where the service may keep files; it need not be there
-    before `make_state_directory` has been called.
-    `own_ports` are the UDP ports of the process, and the paths of its UNIX datagram sockets, of all its
-    services: a datagram that claims to come from one is not to be answered, or two services could be made to
-    talk for ever. `metrics` are the service's own, and shown with netsvc's; they go on when a reload builds it anew.
+    - `reactor`: the clock of the service, and its way to the network; at least an `IReactorTime`. Never import the
+      reactor instead: in a test this one is a clock that the test advances. `reactor.seconds()` is now,
+      `reactor.callLater(5, function)` a timer, which `stop` of the core must cancel, and
+      `await deferLater(reactor, 5)` a pause of a coroutine.
+    - `log`: a logger in the service's own namespace: `log.info("{name!r} has won", name=name)`, where `!r` escapes
+      what a peer has sent. Log nothing for every line or datagram, as a peer can send any number of them.
+    - `state_directory`: where the service may keep files, if `--state` was given; otherwise None. Call
+      `make_state_directory` in `start`, not before.
+    - `own_ports`: the UDP ports of the process, and the paths of its UNIX datagram sockets. A datagram from one of
+      them must not be answered, or two services could be made to answer each other for ever. Answering functions and
+      `AnsweringProtocol` see to that; a `DatagramProtocol` of Twisted must do so itself.
+    - `metrics`: the service's own metrics, shown with netsvc's:
+      `self.lines = context.metrics.counter("lines", "Lines that were read")`, then `self.lines.inc()`. They continue
+      when a reload rebuilds the service, since the second call for a name returns the same metric.
+
+    A conversation that needs a port of its own opens it with `open_datagrams`.
     """
 
     reactor: Any
@@ -57,81 +80,107 @@ class Context:
     own_ports: set[int | bytes] = field(default_factory=set, compare=False)
     metrics: Metrics = field(default_factory=Metrics, compare=False)
 
-    def make_state_directory(self) -> Path:
-        """Return the state directory, and make it if it is missing. To be called in `start`, or later.
+    def open_datagrams(
+        self, protocol: AbstractDatagramProtocol, beside: Any, peer: tuple[str, int], ports: Iterable[int] = (0,)
+    ) -> Any:
+        """Open a UDP port for one conversation, such as a transfer of TFTP, and return it.
 
-        Nobody else may look into it. In several processes (`--workers`) all have the same. `netsvc.whole.write_whole`
-        writes a file there that is never half of what it should be. Raises `MistakeError` if there is none, as nobody
-        has said `--state`, or if it cannot be made.
+        `beside` is the transport that the conversation began at, where a datagram from `peer` has just arrived. The
+        limits of that listener apply, and its counts include the new port; a drain waits until it is closed, and closes
+        it at the deadline, which calls `protocol.stopProtocol`. It is bound to the address that the datagram was sent
+        to, if that is known, and to the first free one of `ports`; 0 is any. Its `stopListening` closes it.
+
+        Raises `twisted.internet.error.CannotListenError` if none is free.
+        """
+        protocol.noisy = False
+        open_beside = getattr(beside, "open_beside", None)
+        if open_beside is not None:
+            return open_beside(protocol, peer, ports)
+        # Twisted's own ports, and those in memory: there are no limits.
+        host = beside.getHost().host
+        error: CannotListenError | None = None
+        for number in ports:
+            try:
+                return self.reactor.listenUDP(number, protocol, interface=host)
+            except CannotListenError as failed:
+                error = failed
+        raise error or CannotListenError(host, 0, OSError(EADDRINUSE, "no port was given"))
+
+    def make_state_directory(self) -> Path:
+        """Return the state directory, after creating it if necessary. Call it in `start` or later.
+
+        Only this user can read it. All worker processes (`--workers`) share it; `netsvc.base.files.write_atomic`
+        replaces a file in one step. Raises `UserError` if `--state` was not given or the directory cannot be created.
         """
         directory = self.state_directory
         if directory is None:
-            raise MistakeError(["there is no place to keep files; name a directory: --state DIR, or state in the file"])
+            raise UserError(["no state directory; give one with --state DIR, or state in the configuration file"])
         try:
-            directory.mkdir(0o700, parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
-            raise MistakeError(
-                [f"{escape(str(directory), 1000)}: {error.strerror}; make --state a directory that it may write to"]
+            raise UserError(
+                [f"{escape(str(directory), 1000)}: {error.strerror}; give --state a directory that can be written"]
             ) from error
         return directory
 
 
 class IServiceInstance(Interface):
-    """A service built for one plan: a fresh core and the protocols over it.
+    """A service built from its options: a fresh core and the protocols over it.
 
-    It may have a method `reconfigure(options) -> bool` as well. A reload calls it with options that have changed:
-    True says that they hold for all that comes from now on, on the core that is there. Without it, or if it returns
-    False, a fresh instance serves the new connections, and this one those that it has, until the last has ended; so
-    a chat, whose members must not be parted, needs it. It may be called with the old options again, to undo that.
+    `check` is called first, `start` before the first connection, `drain` and `stop` at the end.
+
+    Optional: `reconfigure(options) -> bool`. A reload calls it when the options have changed. True: the present core
+    uses them from now on. Without it, or if it returns False, a fresh instance serves the new connections, and this
+    one its present connections until they end. A chat needs it, because old and new members must meet. It may be
+    called again with the old options, to undo a reload that failed.
     """
 
     def protocol(name: str) -> Any:
-        """Build protocol `name` for one more listener.
+        """Build protocol `name` for one listener. Called once for each; all share the core.
 
-        Returns an `IProtocolFactory` for a stream protocol, a `DatagramProtocol` for a datagram one. Called
-        once a listener; all that are built share the core.
+        Returns an `IProtocolFactory` for a stream protocol, a `DatagramProtocol` for a datagram one.
         """
 
     def check() -> None:
-        """Raise `netsvc.errors.MistakeError` if `start` would fail (a missing directory, say). No side effects."""
+        """Raise `netsvc.errors.UserError` if `start` would fail (for example, a missing directory). No side effects."""
 
     def start() -> None:
-        """Acquire what the service needs (files, timers). Runs after privileges are dropped, before `ready`.
+        """Acquire what the service needs (files, timers). Runs after privileges were dropped, before `ready`.
 
-        Raises `netsvc.errors.MistakeError` if it cannot.
+        Raises `netsvc.errors.UserError` if it fails.
         """
 
     def drain() -> Deferred[None] | None:
-        """Begin to end every conversation politely: no new connection will come.
+        """Begin to end all connections in order. No new connections will follow.
 
-        The returned Deferred, if any, fires when the service is done. The host waits for it and for the
-        connections, but only until its drain deadline.
+        The returned Deferred, if any, fires when the service is done. netsvc waits for it and for the connections
+        until the drain deadline.
         """
 
     def stop() -> None:
-        """Release what `start` acquired. All connections are gone by now."""
+        """Release what `start` acquired. All connections have ended."""
 
 
 class INetworkService(IPlugin):
     """A named service that netsvc can run.
 
-    Some attributes may be there or not:
+    Optional attributes:
 
-    - `parallel`, true: it may run in several processes at once (`--workers`), each with a core of its own. One UDP
-      peer stays with one of them; connections go to any.
-    - `limits`: defaults of its own for the limits of its listeners, by the names of `netsvc.limits.LIMITS`, where
-      those of every service do not fit. What a user sets goes before them.
-    - `verifies_peers`, true: its datagram protocols make sure that a peer is where it says it is before they send it
-      more than it has sent. All others are kept from it (`amplify`). An instance may have it in its service's place.
+    - `parallel`, if true: the service may run in several processes at once (`--workers`), each with its own core. A
+      UDP peer stays with one process; connections go to any.
+    - `limits`: the service's own defaults for the limits of its listeners, by name (docs/reference/limits.md). The
+      user's settings override them.
+    - `verifies_peers`, if true: its datagram protocols verify a peer's address before they send it more than it sent.
+      All other services are kept from that (the limit `amplify`). An instance's own attribute overrides the service's.
     """
 
-    name: str = Attribute("Lower-case letters, digits and hyphens; also the name of its command line option.")
+    name: str = Attribute("Lower-case letters, digits and hyphens. It is also the name of the command line option.")
     description: str = Attribute("One line for --help and --list.")
     options: Callable[[], usage.Options] = Attribute(
-        "A `usage.Options` class. Its names serve `--<service>-<option>` and the keys of the configuration file."
+        "A `usage.Options` class. Its names serve `--SERVICE-OPTION` and the keys of the configuration file."
     )
     protocols: dict[str, Kind] = Attribute(
-        "The protocols it speaks: name to kind, in order of importance; the first is the default one."
+        "The protocols: name to kind, `stream` or `datagram`. The first is the default protocol."
     )
 
     def build(options: usage.Options, context: Context) -> IServiceInstance:
@@ -139,7 +188,7 @@ class INetworkService(IPlugin):
 
 
 class _Standalone(ServiceMaker):
-    """Makes `twistd netsvc-<name>` of a service."""
+    """The twistd command `netsvc-<name>` of a service."""
 
     def __init__(self, service: INetworkService) -> None:
         super().__init__(
@@ -152,9 +201,8 @@ class _Standalone(ServiceMaker):
         return cast("Callable[[], usage.Options]", namedAny(self.module).standalone_options(self._service))
 
 
-# Twisted's plugin cache asks for an adapter before it imports any plugin file; all that it imports is the module
-# of the interfaces that a plugin provides. So this stands here: one declaration in twisted/plugins/ is thereby
-# found both as a service and as a twistd command, in whatever order the files are read.
-# It may stand already: some programs, Twisted's own tests among them, import modules twice.
+# With this adapter, one declaration in twisted/plugins/ is found as a service and as a twistd command. It is registered
+# here because Twisted's plugin cache looks for adapters before it imports any plugin file; all that it has imported by
+# then is the module of the plugins' interfaces. Some programs, such as Twisted's tests, import modules twice.
 with suppress(ValueError):
     registerAdapter(_Standalone, INetworkService, IServiceMaker)

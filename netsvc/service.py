@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import Parameter, iscoroutinefunction, signature
 from operator import attrgetter
 from typing import Any, cast
 
@@ -15,31 +16,50 @@ from twisted.internet.protocol import AbstractDatagramProtocol, Factory
 from twisted.python import usage
 from zope.interface import implementer
 
+from netsvc.datagram import AnsweringFunction, AnsweringProtocol
 from netsvc.interfaces import Context, INetworkService, IServiceInstance, Kind, Options
-from netsvc.limits import Limits, parse_limits
+from netsvc.plan.limits import Limits, parse_limits
 
-__all__ = ["PlainCore", "Service", "ServicePlugin", "datagram_protocol", "stream_factory"]
+__all__ = ["PlainCore", "Service", "ServicePlugin", "answers", "datagram_protocol", "declared_limits", "stream_factory"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PlainCore:
-    """The core of a service that declares none: just its options and context."""
+    """The core of a service that declares none, and a base for those that do: its options and context."""
 
     options: usage.Options
     context: Context
 
+    def __getattr__(self, name: str) -> Any:
+        cure = ""
+        if type(self) is PlainCore:
+            # A class written for another core is served by itself.
+            cure = "; declare a Service with the core that the protocol needs, core=…, and serve that"
+        raise AttributeError(f"{type(self).__name__} has no attribute {name}{cure}")
 
-def stream_factory(source: Any, core: object) -> IProtocolFactory:
-    """Make a factory for one listener from what an author declares as a stream protocol.
 
-    `source` is a Protocol class (one instance a connection, which finds the core as `self.factory.core`),
-    a Factory class (called with no arguments, given a `core` attribute), a factory object, or any other
-    callable, called with the core and returning one of these. Raises `TypeError` for anything else.
+def declared_limits(limits: Mapping[str, object] | None) -> Limits:
+    """Return the limits that a service declares, parsed; None as a value is no limit. Raises `UserError`."""
+    values = {name: "none" if value is None else value for name, value in (limits or {}).items()}
+    return parse_limits(values, "limits {}".format)
+
+
+def stream_factory(source: Any, core: object, clock: Any = None) -> IProtocolFactory:
+    """Return a factory for one listener from what a plugin declares as a stream protocol.
+
+    `source` is a Protocol class (an instance for each connection; the core is `self.factory.core`), a coroutine
+    function (called for each connection; see `netsvc.coroutine`), a Factory class (called without arguments, and given
+    a `core` attribute), a factory, or any other callable, which is called with the core and returns one of these.
+    Raises `TypeError` for anything else. `clock` is for the time-outs of coroutines.
     """
     if IProtocolFactory.providedBy(source):
         return source
+    if iscoroutinefunction(source):
+        from netsvc.coroutine import StreamFactory
+
+        return StreamFactory(source, core, clock)
     if isinstance(source, type) and IProtocolFactory.implementedBy(source):
         factory: Any = source
         built: IProtocolFactory = factory()
@@ -50,45 +70,58 @@ def stream_factory(source: Any, core: object) -> IProtocolFactory:
         plain.core = core
         return cast(IProtocolFactory, plain)
     if callable(source) and not isinstance(source, type):
-        return stream_factory(source(core), core)
-    raise TypeError(f"{source!r} is neither a Protocol class nor a Factory")
+        return stream_factory(source(core), core, clock)
+    raise TypeError(f"{source!r} is neither a Protocol class, a Factory nor a coroutine function")
 
 
-def datagram_protocol(source: Any, core: object) -> AbstractDatagramProtocol:
-    """Make a datagram protocol for one listener from what an author declares as one.
+def datagram_protocol(source: Any, core: object, context: Context | None = None) -> AbstractDatagramProtocol:
+    """Return a datagram protocol for one listener from what a plugin declares as one.
 
-    `source` is a DatagramProtocol class (called with no arguments, given a `core` attribute), an object of
-    one, or any other callable, called with the core and returning one of these. Raises `TypeError` for
-    anything else.
+    `source` is a DatagramProtocol class (called without arguments, and given a `core` attribute), an instance of one, a
+    function or coroutine function of two arguments, data and peer, that returns the answer or None, or any other
+    callable, which is called with the core and returns one of these. Raises `TypeError` for anything else. `context` is
+    for an `AnsweringProtocol`.
     """
     if isinstance(source, AbstractDatagramProtocol):
+        if isinstance(source, AnsweringProtocol):
+            source.context = context
         return source
     if isinstance(source, type) and issubclass(source, AbstractDatagramProtocol):
         protocol = source()
         protocol.core = core  # type: ignore[attr-defined]
-        return protocol
+        return datagram_protocol(protocol, core, context)
     if callable(source) and not isinstance(source, type):
-        return datagram_protocol(source(core), core)
-    raise TypeError(f"{source!r} is not a DatagramProtocol class")
+        built = AnsweringFunction(source) if answers(source) else source(core)
+        return datagram_protocol(built, core, context)
+    raise TypeError(f"{source!r} is neither a DatagramProtocol class nor a function of data and peer")
+
+
+def answers(function: Callable[..., Any]) -> bool:
+    """Return whether a function requires two arguments, a datagram and its peer: it is not a builder of protocols."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in positional and each.default is Parameter.empty for each in parameters) == 2
 
 
 @implementer(INetworkService)
 class Service:
-    """A complete declaration of a service.
+    """The declaration of a service.
 
-    - `core(options, context)` builds the state that all connections share; without it the core is a
-      `PlainCore`. A core may have `check()`, `start()`, `drain()` and `stop()`; each does what
-      `IServiceInstance` says of the method of that name; and so does `reconfigure(options)`.
-    - `streams` and `datagrams` map protocol names to what `stream_factory` and `datagram_protocol` accept.
-      The first stream is the default protocol, or the first datagram where there is no stream.
-    - `parallel` says that several processes may serve it at once (`--workers`), each with a core of its own.
-    - `limits` are its own defaults for the limits of its listeners: `{"idle": 86400}`, None for no limit.
-    - `verifies_peers` says that its datagram protocols send a peer no more than they got from it until they know that
-      it is where it says it is; so the host need not keep them from it. A core may have an attribute of that name,
-      which goes before this one.
+    - `core(options, context)` builds the state that all connections share; the default is a `PlainCore`. A core may
+      have any of the methods `check()`, `start()`, `drain()`, `stop()` and `reconfigure(options)`; see
+      `netsvc.interfaces.IServiceInstance`.
+    - `streams` and `datagrams` map protocol names to what `stream_factory` and `datagram_protocol` accept. The default
+      protocol is the first stream, or the first datagram protocol if there is no stream.
+    - `parallel`: several processes may serve it at once (`--workers`), each with its own core.
+    - `limits`: its own defaults for the limits of its listeners: `{"idle": 86400}`, None for no limit.
+    - `verifies_peers`: its datagram protocols verify a peer's address before they send it more than it sent, so netsvc
+      does not limit that. An attribute of that name of the core overrides this one.
 
-    Raises `ValueError` for a name that could not be a command line option, one that is given to a stream and
-    a datagram protocol, no protocol at all, or a limit that there is not.
+    Raises `ValueError` for a name that cannot be a command line option, a stream and a datagram protocol of the same
+    name, no protocol at all, or an unknown limit.
     """
 
     def __init__(
@@ -110,38 +143,39 @@ class Service:
         self.core = core
         self.parallel = parallel
         self.verifies_peers = verifies_peers
-        self.limits: Limits = parse_limits(
-            {name: "none" if value is None else value for name, value in (limits or {}).items()}
-        )
+        self.limits: Limits = declared_limits(limits)
         self.sources: dict[str, Any] = {**(streams or {}), **(datagrams or {})}
         self.protocols: dict[str, Kind] = {
             **dict.fromkeys(streams or {}, "stream"),
             **dict.fromkeys(datagrams or {}, "datagram"),
         }
-        for word in (name, *self.protocols):
-            if not _NAME.fullmatch(word):
-                raise ValueError(f"{word!r} is no name for a service or protocol: use a-z, 0-9 and single hyphens")
+        for each in (name, *self.protocols):
+            if not _NAME.fullmatch(each):
+                raise ValueError(f"{each!r} is no name for a service or protocol: use a-z, 0-9 and single hyphens")
         if len(self.protocols) < len(streams or {}) + len(datagrams or {}):
             raise ValueError(f"service {name} gives a stream and a datagram protocol the same name")
         if not self.protocols:
             raise ValueError(f"service {name} declares no protocol: give it streams= or datagrams=")
 
     def build(self, options: usage.Options, context: Context) -> IServiceInstance:
-        """Build a fresh core from parsed options, and the protocols over it."""
-        return _Instance(self, self.core(options, context))
+        """Build a fresh core from parsed options."""
+        return _Instance(self, self.core(options, context), context)
 
 
 @implementer(IServiceInstance)
 class _Instance:
-    """A core, with the methods that it does not have."""
+    """An instance over a core. Methods that the core lacks do nothing."""
 
-    def __init__(self, service: Service, core: object) -> None:
+    def __init__(self, service: Service, core: object, context: Context) -> None:
         self._service = service
+        self._context = context
         self.core = core
 
     def protocol(self, name: str) -> Any:
-        make = stream_factory if self._service.protocols[name] == "stream" else datagram_protocol
-        return make(self._service.sources[name], self.core)
+        source = self._service.sources[name]
+        if self._service.protocols[name] == "stream":
+            return stream_factory(source, self.core, self._context.reactor)
+        return datagram_protocol(source, self.core, self._context)
 
     @property
     def verifies_peers(self) -> bool:
@@ -169,13 +203,14 @@ class _Instance:
 
 @implementer(INetworkService)
 class ServicePlugin:
-    """Points to a declaration by name, for a file in `twisted/plugins/`.
+    """Refers to a declaration by name, for a file in `twisted/plugins/`.
 
-    `target` is `package.module:attribute`, as in an entry point. Its module is imported when the service is
-    used and not before, so that `twistd --help` imports no service.
-
-    Such a plugin is a twistd command of its own as well (`twistd netsvc-<name>`).
+    `target` is `package.module:attribute`, as in an entry point. The module is imported when the service is used, not
+    before: `twistd --help` imports no service. The plugin is also a twistd command (`twistd netsvc-NAME`).
     """
+
+    options: Callable[[], usage.Options]
+    protocols: dict[str, Kind]
 
     def __init__(self, name: str, target: str, description: str) -> None:
         self.name = name
@@ -183,29 +218,15 @@ class ServicePlugin:
         self.description = description
 
     def load(self) -> INetworkService:
-        """Import the declaration. Raises whatever its module raises."""
+        """Import and return the declaration. Raises what its module raises."""
         module, _, attribute = self.target.partition(":")
         return cast(INetworkService, attrgetter(attribute)(import_module(module)))
 
-    @property
-    def options(self) -> Callable[[], usage.Options]:
-        """The options class of the declaration."""
-        return self.load().options
-
-    @property
-    def protocols(self) -> dict[str, Kind]:
-        """The protocols of the declaration."""
-        return self.load().protocols
-
-    @property
-    def parallel(self) -> bool:
-        """Whether several processes may serve the declaration."""
-        return bool(getattr(self.load(), "parallel", False))
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of the declaration."""
-        return cast("Limits", getattr(self.load(), "limits", {}))
+    def __getattr__(self, attribute: str) -> Any:
+        # Everything else is the declaration's. Names with __ are probed by Python, and must not load it.
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return getattr(self.load(), attribute)
 
     def build(self, options: usage.Options, context: Context) -> IServiceInstance:
         """Build the declaration."""

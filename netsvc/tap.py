@@ -1,41 +1,49 @@
-"""The twistd plugin: options in, a host out. Where twistd and netsvc meet."""
+"""The twistd plugin: reads the options, and makes the application."""
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.python import usage
 
 from netsvc import __version__
-from netsvc.admin.administered import Administered
-from netsvc.arguments import load_use, read_arguments
-from netsvc.discovery import Catalogue, discover
-from netsvc.errors import MistakeError, StartError
-from netsvc.host.host import Host
-from netsvc.host.instances import Load
-from netsvc.host.notify import Notifier, take_environment
-from netsvc.host.pidfile import PidFile
-from netsvc.host.process import prepare_shedding, root_warnings
-from netsvc.host.reload import Reloading, from_directory
-from netsvc.host.state import KeepsState
-from netsvc.log.opening import Logging
-from netsvc.pages import help_page, list_page
-from netsvc.plan import Plan
-from netsvc.upgrade.predecessor import Predecessor
-from netsvc.upgrade.program import Program
-from netsvc.upgrade.twistd import is_detached, start_within, take_pid_file
-from netsvc.upgrade.upgrading import Upgrading, reporting
-from netsvc.workers.workers import Workers
+from netsvc.base.signals import process_signals
 
-__all__ = ["Options", "makeService", "standalone_options"]
+if TYPE_CHECKING:
+    from netsvc.app.application import Application
+    from netsvc.config.discovery import Catalogue
+    from netsvc.plan.plan import Plan
+    from netsvc.server.instances import Load
+    from netsvc.server.interface import IServer
+    from netsvc.server.pidfile import PidFile
+    from netsvc.upgrade.predecessor import Predecessor
+    from netsvc.upgrade.program import Program
+
+__all__ = ["CommandOptions", "Options", "makeService", "make_application", "standalone_options"]
 
 
-class Options(usage.Options):
+#: Modules that are imported when they are used, which is too late in a changed root directory.
+_IMPORTED_LATER = (
+    "netsvc.base.instruments",
+    "netsvc.embedded.service",
+    "netsvc.listen.haproxy",
+    "netsvc.upgrade.successor",
+    "netsvc.upgrade.proxy",
+)
+#: Options that print a page instead of running services.
+_PAGES = {"--help", "-h", "--version", "--list"}
+
+
+class CommandOptions(usage.Options):
     """The options of `twistd netsvc`, which depend on the services that are found."""
 
     #: The one service that the command runs, for the commands `netsvc-<service>`.
@@ -53,29 +61,58 @@ class Options(usage.Options):
     detached = False
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Read the words into `plan`. Raises `StartError` with a line for every mistake."""
+        """Read the arguments into `plan`. Raises `StartError` with a line for every error."""
         words = list(sys.argv[1:] if options is None else options)
-        self.words, self.directory = words, os.getcwd()
+        if self.parent is not None and not _PAGES & set(words):
+            process_signals.take_over()
+        with _collection_paused(self):
+            self._parse(words)
+
+    def _parse(self, words: Sequence[str]) -> None:
+        # All but the standard library is imported in here, while no garbage is collected.
+        from netsvc.config.discovery import discover
+        from netsvc.listen.systemd import keep_from_children
+        from netsvc.log import standard
+        from netsvc.upgrade.program import Program
+        from netsvc.upgrade.upgrader import reporting
+
         # Before anything else sees what is meant for this process alone.
         self.predecessor = _met_predecessor()
+        keep_from_children()
         self.program = Program.current()
-        pages = {"--help", "-h", "--version", "--list"}
-        if not pages & set(words):
+        self.words, self.directory = words, self.program.directory
+        if not _PAGES & set(words):
             # First: a plugin that imports the reactor would install Twisted's default.
             _install_fast_reactor()
+            if self.parent is not None:
+                standard.take_over()
         self.catalogue = discover()
-        for asked, page in (
-            ({"--help", "-h"}, self.__str__),
-            ({"--version"}, lambda: f"netsvc {__version__}"),
-            ({"--list"}, lambda: list_page(self.catalogue)),
-        ):
-            if asked & set(words):
-                sys.stdout.write(f"{page().rstrip()}\n")
-                raise SystemExit(0)
+        if _PAGES & set(words):
+            sys.stdout.write(f"{self._page(words).rstrip()}\n")
+            raise SystemExit(0)
         with reporting(self.predecessor):
             self._read(words)
 
+    def _page(self, words: Sequence[str]) -> str:
+        """Return the page that `--help`, `--version` or `--list` asks for."""
+        from netsvc.base.errors import StartError, UserError
+        from netsvc.config.help import help_page, help_topic
+        from netsvc.config.pages import list_page
+
+        topic = help_topic(words)
+        if topic is None:
+            return f"netsvc {__version__}" if "--version" in words else list_page(self.catalogue)
+        try:
+            return help_page(self.catalogue, topic, self.alone)
+        except UserError as error:
+            raise StartError(str(error)) from None
+
     def _read(self, words: Sequence[str]) -> None:
+        from netsvc.base.directory import removed
+        from netsvc.base.errors import StartError, UserError
+        from netsvc.config.arguments import read_arguments
+        from netsvc.upgrade.program import is_detached, start_within, take_pid_file
+
         in_use = [] if self.predecessor is None else self.predecessor.inheritance.addresses()
         try:
             self.plan = read_arguments(words, self.catalogue, self.alone, in_use)
@@ -86,64 +123,116 @@ class Options(usage.Options):
                     start_within(self.parent)
                 elif self.pid_file is not None:
                     self.pid_file.check()
-        except MistakeError as error:
-            raise StartError("\n".join(error.mistakes)) from None
+        except UserError as error:
+            raise StartError("\n".join(error.errors)) from None
+        except FileNotFoundError:
+            # Raised for any relative path if the working directory was removed (getcwd(3)), and else for none.
+            raise StartError(removed(self.directory)) from None
 
     def __str__(self) -> str:
-        return help_page(getattr(self, "catalogue", None) or discover(), self.alone)
+        from netsvc.config.discovery import discover
+        from netsvc.config.help import help_page
+
+        return help_page(getattr(self, "catalogue", None) or discover(), alone=self.alone)
 
 
-def standalone_options(service: str) -> type[Options]:
+#: The name by which twistd asks for it.
+Options = CommandOptions
+
+
+def standalone_options(service: str) -> type[CommandOptions]:
     """Make the options class of the command that runs one service alone."""
-    return type("Options", (Options,), {"alone": service, "__doc__": f"The options of `twistd netsvc-{service}`."})
+    return type(
+        "Options", (CommandOptions,), {"alone": service, "__doc__": f"The options of `twistd netsvc-{service}`."}
+    )
 
 
-def makeService(options: Options) -> IService:
-    """Make the host of the plan that the options hold, or what runs it in several processes."""
+def makeService(options: CommandOptions) -> IService:
+    """Make the application that runs the plan of these options."""
+    with _collection_paused(options):
+        # The options have decided which reactor it is.
+        from twisted.internet import reactor
+
+        return make_application(options, reactor)
+
+
+def make_application(options: CommandOptions, reactor: Any) -> Application:
+    """Make the application that runs the plan of these options on this reactor."""
+    from netsvc.app.application import Application
+    from netsvc.app.reload import in_directory
+    from netsvc.config.draft import load_use
+    from netsvc.server.notify import Notifier, take_environment
+    from netsvc.server.process import prepare_shedding, root_warnings
+
     catalogue = options.catalogue
     load = partial(load_use, catalogue=catalogue)
-    warnings = [*catalogue.warnings(), *root_warnings(options.parent or {})]
+    parent: Mapping[str, Any] = options.parent or {}
+    warnings = [*catalogue.warnings(), *root_warnings(parent)]
+    server: IServer
     if options.plan.workers == 1:
-        root: _Root = _RootHost(options.plan, load, warnings=warnings)
+        from netsvc.server.server import Server
+
+        server = Server(options.plan, load, reactor, warnings)
     else:
-        root = _RootWorkers(options.plan, load, warnings=warnings, reactor_chosen=_has_chosen_reactor(options))
-    # Now: when the services start, twistd may have changed the root directory.
-    root.notifier = Notifier(take_environment(os.environ))
-    root.predecessor, root.program = options.predecessor, options.program
-    root.pid_file, root.detached = options.pid_file, options.detached
-    root.twistd_options = parent = options.parent
-    chroot = None if parent is None else parent.get("chroot")
-    prepare_shedding(parent or {})
-    root.read = from_directory(partial(_read_again, options.words, options.alone, root), options.directory, chroot)
-    return root
+        from netsvc.workers.workers import Workers
+
+        server = Workers(options.plan, load, reactor, warnings, reactor_chosen=_has_chosen_reactor(options))
+    # Both now: when the services start, twistd may have changed the root directory.
+    notifier = Notifier(take_environment(os.environ))
+    prepare_shedding(parent)
+    if parent.get("chroot"):
+        for name in _IMPORTED_LATER:
+            import_module(name)
+    read = partial(_read_again, options.words, options.alone, server)
+    return Application(
+        server,
+        reactor,
+        in_directory(read, options.directory, parent.get("chroot")),
+        options=parent,
+        notifier=notifier,
+        pid_file=options.pid_file,
+        program=options.program,
+        predecessor=options.predecessor,
+        detached=options.detached,
+    )
 
 
-def _read_again(words: Sequence[str], alone: str | None, root: Reloading) -> tuple[Plan, Load]:
+@contextmanager
+def _collection_paused(options: CommandOptions) -> Iterator[None]:
+    """Collect no garbage meanwhile, and leave what was made meanwhile out of later collections, below twistd or twist.
+
+    The collections during the imports take a sixth of a start, and find nothing.
+    """
+    if options.parent is None or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _read_again(words: Sequence[str], alone: str | None, server: IServer) -> tuple[Plan, Load]:
+    from netsvc.config.arguments import read_arguments
+    from netsvc.config.discovery import discover
+    from netsvc.config.draft import load_use
+
     catalogue = discover()
-    admin = [root.plan.admin.address] if root.plan.admin else []
-    in_use = [*(listener.address for listener in root.plan.listeners), *admin]
+    admin = [server.plan.admin.address] if server.plan.admin else []
+    in_use = [*(listener.address for listener in server.plan.listeners), *admin]
     return read_arguments(words, catalogue, alone, in_use), partial(load_use, catalogue=catalogue)
 
 
-class _Root(Upgrading, Reloading, Administered, Logging, KeepsState):
-    """A service right below the application."""
-
-
-class _RootHost(_Root, Host):
-    """A host there."""
-
-    def privilegedStartService(self) -> None:
-        """Start as a host does, and have its connections recorded."""
-        super().privilegedStartService()
-        if self.log is not None:
-            self.guard.book.record = self.log.recorder(self._reactor)
-
-
-class _RootWorkers(_Root, Workers):
-    """The same of several processes."""
-
-
 def _met_predecessor() -> Predecessor | None:
+    from netsvc.upgrade.program import VARIABLE
+
+    if VARIABLE not in os.environ:
+        return None
+    from netsvc.base.errors import StartError
+    from netsvc.upgrade.predecessor import Predecessor
+
     try:
         return Predecessor.met(os.environ)
     except ValueError as error:
@@ -153,12 +242,12 @@ def _met_predecessor() -> Predecessor | None:
 def _install_fast_reactor() -> None:
     """Install the fast reactor where the system has epoll, unless there is a reactor already: the user's choice."""
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
-        from netsvc.reactor import install
+        from netsvc.reactor.epoll import install
 
         install()
 
 
-def _has_chosen_reactor(options: Options) -> bool:
-    """Tell whether the user gave `--reactor` to twistd, or to twist."""
+def _has_chosen_reactor(options: CommandOptions) -> bool:
+    """Return whether the user gave `--reactor` to twistd or twist."""
     given: Mapping[str, object] = options.parent or {}
     return given.get("reactorName" if "reactorName" in given else "reactor", "default") != "default"

@@ -1,4 +1,4 @@
-"""Fails a test that leaves a delayed call, an open port or a logged error behind."""
+"""Runs the quick tests in several processes; fails a test that leaves a delayed call, a port or a logged error."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
+import _pytest.unittest
 import pytest
 from hypothesis import settings
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from netsvc.base.signals import TAKEN, Signals, process_signals
+from tests.builders.processes import ROOT
+
+pytest_plugins = ["netsvc.pytest_plugin"]
 
 # It is for this run of pytest, not for those that tests start.
 os.environ.pop("PYTEST_ADDOPTS", None)
@@ -24,8 +31,39 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _default)
 
 # A deadline is a timing assertion: what it says depends on who else uses the machine.
-settings.register_profile("netsvc", deadline=None, max_examples=50)
-settings.load_profile("netsvc")
+settings.register_profile("quick", deadline=None, max_examples=20)
+#: For --hypothesis-profile.
+settings.register_profile("full", deadline=None, max_examples=60)
+settings.load_profile("quick")
+
+
+# pytest reads the version of Twisted from its metadata before each test, which takes longer than most tests.
+_pytest.unittest._get_twisted_version = cache(_pytest.unittest._get_twisted_version)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use several processes for all quick tests; one for the slow ones, which start servers, and for named tests.
+
+    `-n 0` uses one, and `-n 4` four, whatever the tests.
+    """
+    if hasattr(config, "workerinput"):
+        # One of the processes: it would start more, each of which starts more.
+        return
+    # pytest-cov has to know of several processes before this: give `-n` with `--cov`.
+    measured = getattr(config.option, "cov_source", None)
+    all_quick = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not slow"
+    if all_quick and not measured and not config.option.usepdb and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses = min(4, len(os.sched_getaffinity(0)))
+        config.option.dist = "worksteal"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that read the source of netsvc, where the tests are for an installed wheel."""
+    if not (ROOT / "netsvc").is_dir():
+        for item in items:
+            if item.get_closest_marker("source"):
+                item.add_marker(pytest.mark.skip(reason="reads the source of netsvc, which is not here"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,6 +71,16 @@ def _frozen() -> None:
     """Let the many garbage collections of the contract checks pass over what was there before a module's tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Give back the signals that a server in this process has taken over."""
+    before = {number: signal.getsignal(number) for number in TAKEN}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    vars(process_signals).update(vars(Signals()))
 
 
 class LoggedErrors(list[Any]):

@@ -94,7 +94,8 @@ static void read_line(struct member *member, const char *line, size_t size) {
     } else if (irc) {
         irc_line(member, line, size);
     } else if (member->state != INSIDE) {
-        if (memmem(line, size, "you are in lobby", 16)) came_in(member);
+        /* "you joined lobby"; a version before said "you are in lobby". */
+        if (memmem(line, size, "you ", 4) && memmem(line, size, " lobby", 6)) came_in(member);
     }
 }
 

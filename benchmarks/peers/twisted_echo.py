@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet import epollreactor
 
-from netsvc import reactor as fast_reactor
+from netsvc.reactor import epoll as fast_reactor
 
 (fast_reactor if sys.argv[3:] == ["netsvc"] else epollreactor).install()
 

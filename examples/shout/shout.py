@@ -1,9 +1,9 @@
-from netsvc.datagram import AnsweringProtocol, LoopGuard
+from netsvc.datagram import AnsweringProtocol
 from netsvc.service import Service
-from netsvc.services.echo.tcp import Echo
+from netsvc.stream import StreamProtocol
 
 
-class Shout(Echo):
+class Shout(StreamProtocol):
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data.upper())
 
@@ -13,4 +13,4 @@ class ShoutUDP(AnsweringProtocol):
         return data.upper()
 
 
-service = Service("shout", "Send back capitals", core=LoopGuard, streams={"tcp": Shout}, datagrams={"udp": ShoutUDP})
+service = Service("shout", "Send back capitals", streams={"tcp": Shout}, datagrams={"udp": ShoutUDP})

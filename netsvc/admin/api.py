@@ -1,4 +1,4 @@
-"""What can be asked at the admin address, and what is answered."""
+"""The requests that the admin address answers: the page, health, metrics and the API."""
 
 from __future__ import annotations
 
@@ -7,58 +7,69 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
+from importlib.resources import files
 from typing import Any
+from urllib.parse import parse_qs
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web import http
 
-from netsvc.admin import overview
-from netsvc.admin.files import PageFile, read_page
+from netsvc.admin import status
+from netsvc.admin.http import AdminExchange
 from netsvc.admin.permission import Permission
-from netsvc.admin.samples import COUNTS, BusyError, Sample
-from netsvc.admin.watching import MOST_WATCHERS, Watching
-from netsvc.admin.wire import LONGEST_BODY, AdminRequest
-from netsvc.guard.peers import peer_key
+from netsvc.admin.status import COUNTS, Sample, TooManySamplesError
+from netsvc.admin.stream import MOST_WATCHERS, EventStream
+from netsvc.base.hosts import peer_key
+from netsvc.base.text import escape, peer_name
 from netsvc.guard.refusals import Refusals
-from netsvc.host.control import Answer
-from netsvc.host.operations import Operations
-from netsvc.status import MOST_SHOWN, ORDERS, ConnectionQuery, ListenerStatus, ProcessStatus
-from netsvc.text import escape, peer_name
+from netsvc.http.request import Request
+from netsvc.plan.answer import Answer
+from netsvc.plan.status import MOST_SHOWN, ORDERS, ConnectionQuery, ListenerStatus, ProcessStatus
+from netsvc.server.interface import Operations
 
-__all__ = ["PATHS", "Exposition", "Service"]
-
-#: What there is, and what it answers; docs/operations.md is made of it.
+#: Requests and their answers; docs/reference/admin.md has this table.
 PATHS: Mapping[str, str] = {
     "GET /": "the live page",
-    "GET /health": "`ok` for as long as the event loop turns",
-    "GET /ready": "`ready`; or status 503 and a line for each thing that is not: a listener that is down, a drain",
+    "GET /health": "`ok` while the event loop runs",
+    "GET /ready": "`ready`; or status 503 and a line for each reason why not: a listener that is down, a drain",
     "GET /metrics": "the metrics, for Prometheus",
-    "GET /api/status": "everything: processes, totals, listeners, connections, refusals. "
-    "`connections=N` lists so many (100, at most 500), `order=` rate, bytes, age or new, "
-    "`words=` those that have them all",
-    "GET /api/listeners": "the listeners, with what each has counted, and its limits",
-    "GET /api/connections": "connections and UDP sessions; takes what `/api/status` takes",
-    "GET /api/limits": "the limits in force, of each listener",
+    "GET /api/status": "processes, totals, listeners, connections and refusals. "
+    "`connections=N` limits the connections (100, at most 500), `order=` is rate, bytes, age or new, "
+    "`words=` selects those that contain all words",
+    "GET /api/listeners": "the listeners, with their counts and limits",
+    "GET /api/connections": "connections and UDP sessions; same parameters as `/api/status`",
+    "GET /api/limits": "the limits in force, by listener",
     "GET /api/refusals": "the last refusals, newest first",
-    "GET /api/history": "a point for each second or two of the last five minutes: open, and rates a second",
-    "GET /api/stream": "all of that as it happens, as server-sent events: `history`, `limits`, each second `status`",
-    "POST /api/connections/ID/close": "closes a connection in order, or forgets a UDP session",
-    "POST /api/drain": "stops accepting, lets conversations end, and stops",
-    "POST /api/reload": "reads the configuration again",
-    "POST /api/upgrade": "has the program that is installed now take over",
+    "GET /api/history": "the last five minutes, a point every second or two: open connections, and rates",
+    "GET /api/stream": "server-sent events: `history` and `limits`, then `status` every second",
+    "POST /api/connections/ID/close": "closes a connection, or forgets a UDP session",
+    "POST /api/drain": "drains and stops, as `netsvc drain`",
+    "POST /api/reload": "reloads the configuration, as `netsvc reload`",
+    "POST /api/upgrade": "upgrades to the installed version, as `netsvc upgrade`",
 }
 
-#: Seconds to wait for what a command has to say, before the answer is that it is under way.
+#: Seconds to wait for the result of a command before the answer is 202.
 PATIENCE = 5.0
-#: Words that are looked for, and characters of all.
+#: Words to search for, and characters of all of them.
 MOST_WORDS, LONGEST_WORDS = 8, 200
+_MOST_PARAMETERS = 10
 
-#: Makes the metrics of what was seen into a body and its type: `netsvc.exposition.exposition`.
+#: Writes the metrics; returns a body and its content type: `netsvc.admin.exposition.exposition`.
 Exposition = Callable[
     [Sequence[ProcessStatus], Sequence[ListenerStatus], str, Sequence[Sequence[dict[str, Any]]]], tuple[bytes, str]
 ]
+
+#: The files of the page, and their content types.
+_PAGE = {
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "draw.js": "text/javascript; charset=utf-8",
+    "figures.js": "text/javascript; charset=utf-8",
+    "rows.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
 
 _TEXT = "text/plain; charset=utf-8"
 _CLOSE = re.compile(r"/api/connections/([0-9A-Za-z.:-]{1,64})/close")
@@ -67,12 +78,12 @@ _JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
 _log = Logger(namespace="netsvc.admin")
 
 
-class _WrongError(Exception):
-    """It cannot be answered: a status of HTTP, a line that says why, and headers, if there are any."""
+class _HTTPError(Exception):
+    """An error answer: status code, one line of text, and optional headers."""
 
 
-class Service:
-    """Answers requests. Nothing that is asked is waited for by others."""
+class AdminAPI:
+    """Answers requests. No request delays another."""
 
     def __init__(
         self,
@@ -80,29 +91,31 @@ class Service:
         operations: Operations,
         exposition: Exposition,
         permission: Permission,
-        watching: Watching,
+        stream: EventStream,
     ) -> None:
         self._clock = clock
         self._operations = operations
         self._exposition = exposition
         self._permission = permission
-        self._samples = watching.samples
-        self._watching = watching
-        self._page = read_page()
-        #: Who has named a wrong token: said in the log once a second.
+        self._samples = stream.samples
+        self._stream = stream
+        self._page = _read_page()
+        #: Wrong tokens, logged once a second.
         self._guesses = Refusals(clock)
-        self._reads: Mapping[str, Callable[[AdminRequest], object]] = {
-            **{path: partial(_show_file, file) for path, file in self._page.items()},
-            "/health": lambda request: request.answer(http.OK, b"ok\n", _TEXT),
+        self._reads: Mapping[str, Callable[[AdminExchange], object]] = {
+            **{path: partial(_show_file, *file) for path, file in self._page.items()},
+            "/health": lambda exchange: exchange.reply(HTTPStatus.OK, b"ok\n", _TEXT),
             "/ready": self._ready,
             "/metrics": self._metrics,
             "/api/status": self._status,
-            "/api/listeners": self._seen("listeners", overview.listeners),
+            "/api/listeners": self._sampled("listeners", status.listeners),
             "/api/connections": self._connections,
-            "/api/limits": self._seen("limits", overview.limits),
-            "/api/refusals": self._seen("refusals", overview.refusals),
-            "/api/history": lambda request: request.answer_json(http.OK, {"history": list(watching.history.points)}),
-            "/api/stream": self._stream,
+            "/api/limits": self._sampled("limits", status.limits),
+            "/api/refusals": self._sampled("refusals", status.refusals),
+            "/api/history": lambda exchange: exchange.reply_json(
+                HTTPStatus.OK, {"history": list(stream.history.points)}
+            ),
+            "/api/stream": self._events,
         }
         self._writes: Mapping[str, Callable[[Sequence[str]], Deferred[Answer]]] = {
             "/api/drain": operations.drain,
@@ -110,51 +123,57 @@ class Service:
             "/api/upgrade": operations.upgrade,
         }
 
-    def serve(self, request: AdminRequest) -> None:
-        """Answer a request, whatever it is."""
-        maybeDeferred(self._serve, request).addErrback(_failed, request)
+    def serve(self, exchange: AdminExchange) -> None:
+        """Answer a request. Never raises."""
+        maybeDeferred(self._serve, exchange).addErrback(_failed, exchange)
 
-    def _serve(self, request: AdminRequest) -> object:
-        path = request.path.decode("ascii", "replace")
-        reads = request.method in (b"GET", b"HEAD")
-        refusal = self._permission.refuse(request.requestHeaders, reads=reads, public=reads and path in self._page)
+    def _serve(self, exchange: AdminExchange) -> object:
+        request = exchange.request
+        path = request.path.decode("utf-8", "replace")
+        asks = request.method == b"OPTIONS"
+        reads = asks or request.method in (b"GET", b"HEAD")
+        public = reads and (path in self._page or path == "*")
+        refusal = self._permission.refuse(request, reads=reads, public=public)
         if refusal is not None:
-            if refusal.code == http.UNAUTHORIZED and self._permission.guesses(request.requestHeaders):
-                self._guesses.count("admin", "token", peer_key(getattr(request.getClientAddress(), "host", None) or ""))
-            headers = {"WWW-Authenticate": "Bearer"} if refusal.code == http.UNAUTHORIZED else {}
-            raise _WrongError(*refusal, headers)
+            if refusal.code == HTTPStatus.UNAUTHORIZED and self._permission.guesses(request):
+                self._guesses.add("admin", "token", peer_key(getattr(exchange.peer, "host", None) or ""))
+            headers = {"WWW-Authenticate": "Bearer"} if refusal.code == HTTPStatus.UNAUTHORIZED else {}
+            raise _HTTPError(*refusal, headers)
         closes = _CLOSE.fullmatch(path)
         read = self._reads.get(path)
+        writes = closes is not None or path in self._writes
+        if read is None and not writes and path != "*":
+            raise _HTTPError(HTTPStatus.NOT_FOUND, "no such path; docs/reference/admin.md lists all of them")
+        methods = [*(("GET", "HEAD") if not writes else ()), *(("POST",) if read is None else ()), "OPTIONS"]
+        if asks and path != "/ready":
+            exchange.reply(HTTPStatus.OK, b"", _TEXT, {"Allow": ", ".join(methods)})
+            return None
+        if request.method.decode("latin-1") not in methods:
+            raise _wrong_method(methods)
         if read is not None:
-            if not reads:
-                raise _wrong_method("GET, HEAD")
-            return read(request)
-        if closes is None and path not in self._writes:
-            raise _WrongError(http.NOT_FOUND, "there is nothing by that name; docs/operations.md has all that there is")
-        if request.method != b"POST":
-            raise _wrong_method("POST")
+            return read(exchange)
         _check_body(request)
         if closes is not None:
-            return self._close(request, closes[1])
-        self._command(request, path)
+            return self._close(exchange, closes[1])
+        self._command(exchange, path)
         return None
 
     def close(self) -> None:
-        """Log what is left to log, and wait for nothing any more."""
+        """Log the remaining wrong tokens."""
         self._guesses.close()
 
-    def _ready(self, request: AdminRequest) -> None:
+    def _ready(self, exchange: AdminExchange) -> None:
         lines = self._operations.not_ready()
         if lines:
-            # The name of a socket is a path, which may have anything in it.
+            # It may name a UNIX socket, whose path can have any character.
             body = "".join(f"{escape(line, 1000)}\n" for line in lines)
-            request.answer(http.SERVICE_UNAVAILABLE, body.encode(), _TEXT)
+            exchange.reply(HTTPStatus.SERVICE_UNAVAILABLE, body.encode(), _TEXT)
         else:
-            request.answer(http.OK, b"ready\n", _TEXT)
+            exchange.reply(HTTPStatus.OK, b"ready\n", _TEXT)
 
-    def _metrics(self, request: AdminRequest) -> Deferred[None]:
-        accept = _header(request, b"Accept")[:1000]
-        # Only what changes the form: any number of clients may ask in words of their own.
+    def _metrics(self, exchange: AdminExchange) -> Deferred[None]:
+        accept = _header(exchange.request, b"accept")[:1000]
+        # Only what selects the form: clients send any number of different headers.
         form = "application/openmetrics-text" if "application/openmetrics-text" in accept else ""
 
         def expose(sample: Sample) -> None:
@@ -163,147 +182,165 @@ class Service:
                 made = sample.rendered[form] = self._exposition(
                     sample.statuses, sample.departed, accept if form else form, [sample.departed_metrics]
                 )
-            request.answer(http.OK, *made)
+            exchange.reply(HTTPStatus.OK, *made)
 
-        return self._samples.look(COUNTS).addCallback(expose)
+        return self._samples.take(COUNTS).addCallback(expose)
 
-    def _status(self, request: AdminRequest) -> Deferred[None]:
-        query = _query(request)
+    def _status(self, exchange: AdminExchange) -> Deferred[None]:
+        query = _query(exchange.request)
 
         def show(sample: Sample) -> None:
-            request.answer_json(
-                http.OK,
+            exchange.reply_json(
+                HTTPStatus.OK,
                 {
-                    **overview.overview(sample, self._operations.not_ready()),
-                    "listeners": overview.listeners(sample),
-                    "connections": overview.connections(sample, query),
-                    "refusals": overview.refusals(sample),
+                    **status.overview(sample, self._operations.not_ready()),
+                    "listeners": status.listeners(sample),
+                    "connections": status.connections(sample, query),
+                    "refusals": status.refusals(sample),
                 },
             )
 
-        return self._samples.look(query).addCallback(show)
+        return self._samples.take(query).addCallback(show)
 
-    def _connections(self, request: AdminRequest) -> Deferred[None]:
-        query = _query(request)
+    def _connections(self, exchange: AdminExchange) -> Deferred[None]:
+        query = _query(exchange.request)
 
         def show(sample: Sample) -> None:
-            request.answer_json(
-                http.OK,
+            exchange.reply_json(
+                HTTPStatus.OK,
                 {
-                    "open": sum(status.open for status in sample.statuses),
-                    "connections": overview.connections(sample, query),
+                    "open": sum(each.open for each in sample.statuses),
+                    "connections": status.connections(sample, query),
                 },
             )
 
-        return self._samples.look(query).addCallback(show)
+        return self._samples.take(query).addCallback(show)
 
-    def _seen(self, name: str, make: Callable[[Sample], object]) -> Callable[[AdminRequest], Deferred[None]]:
-        """Make what answers with one thing of what was seen."""
+    def _sampled(self, name: str, make: Callable[[Sample], object]) -> Callable[[AdminExchange], Deferred[None]]:
+        """Make a method that answers with one part of a sample."""
 
-        def show(sample: Sample, request: AdminRequest) -> None:
-            request.answer_json(http.OK, {name: make(sample)})
+        def show(sample: Sample, exchange: AdminExchange) -> None:
+            exchange.reply_json(HTTPStatus.OK, {name: make(sample)})
 
-        return lambda request: self._samples.look(COUNTS).addCallback(show, request)
+        return lambda exchange: self._samples.take(COUNTS).addCallback(show, exchange)
 
-    def _stream(self, request: AdminRequest) -> None:
-        query = _query(request)
-        if request.method == b"HEAD":
-            request.answer(http.OK, b"", "text/event-stream")
-        elif not self._watching.watch(request, query):
-            line = f"{MOST_WATCHERS} watch already; close a page that is open elsewhere"
-            request.fail(http.SERVICE_UNAVAILABLE, line, {"Retry-After": "10"})
+    def _events(self, exchange: AdminExchange) -> None:
+        query = _query(exchange.request)
+        if exchange.request.method == b"HEAD":
+            exchange.reply(HTTPStatus.OK, b"", "text/event-stream")
+        elif not self._stream.watch(exchange, query):
+            line = f"{MOST_WATCHERS} clients read this already, the maximum; close a page that is open elsewhere"
+            exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, line, {"Retry-After": "10"})
 
-    def _close(self, request: AdminRequest, connection: str) -> Deferred[None]:
-        _say(request, f"close connection {connection}")
+    def _close(self, exchange: AdminExchange, connection: str) -> Deferred[None]:
+        _log_command(exchange, f"close connection {connection}")
 
-        def closed(was_there: bool) -> None:
-            if was_there:
-                request.answer_json(http.OK, {"closed": connection})
+        def closed(found: bool) -> None:
+            if found:
+                exchange.reply_json(HTTPStatus.OK, {"closed": connection})
             else:
-                request.fail(http.NOT_FOUND, f"there is no connection {connection}; it has ended")
+                exchange.fail(HTTPStatus.NOT_FOUND, f"no connection {connection}; it may have ended")
 
         return self._operations.close_connection(connection).addCallback(closed)
 
-    def _command(self, request: AdminRequest, path: str) -> None:
-        _say(request, path.rpartition("/")[2])
+    def _command(self, exchange: AdminExchange, path: str) -> None:
+        _log_command(exchange, path.rpartition("/")[2])
         done = self._writes[path](())
 
         def under_way() -> None:
-            request.answer_json(
-                http.ACCEPTED, {"done": False, "lines": ["it is under way; the log has what comes of it"]}
+            exchange.reply_json(
+                HTTPStatus.ACCEPTED, {"done": False, "lines": ["still running; the log will have the result"]}
             )
 
         waiting = self._clock.callLater(PATIENCE, under_way)
-        request.notifyFinish().addBoth(lambda _result: waiting.active() and waiting.cancel())
-        done.addCallback(lambda answer: _answered(request, answer)).addErrback(_failed, request)
+        exchange.when_ended(lambda: waiting.cancel() if waiting.active() else None)
+        done.addCallback(lambda answer: _answered(exchange, answer)).addErrback(_failed, exchange)
 
 
-def _answered(request: AdminRequest, answer: Answer) -> None:
-    if not request.waiting:
+def _answered(exchange: AdminExchange, answer: Answer) -> None:
+    if not exchange.waiting:
         return
     if answer.status:
-        request.answer_json(http.CONFLICT, {"error": "; ".join(answer.lines) or "it failed", "lines": [*answer.lines]})
+        exchange.reply_json(
+            HTTPStatus.CONFLICT, {"error": "; ".join(answer.lines) or "failed", "lines": [*answer.lines]}
+        )
     else:
-        request.answer_json(http.OK, {"done": True, "lines": [*answer.lines]})
+        exchange.reply_json(HTTPStatus.OK, {"done": True, "lines": [*answer.lines]})
 
 
-def _show_file(file: PageFile, request: AdminRequest) -> None:
-    request.answer(http.OK, file.body, file.kind)
+def _read_page() -> Mapping[str, tuple[str, bytes]]:
+    """Read the files of the page: content type and body by path.
+
+    Once: a process that has changed its root directory or its user could not read them later.
+    """
+    directory = files("netsvc.admin").joinpath("page")
+    return {
+        "/" if name == "index.html" else f"/{name}": (kind, directory.joinpath(name).read_bytes())
+        for name, kind in _PAGE.items()
+    }
 
 
-def _say(request: AdminRequest, what: str) -> None:
-    _log.info("{what}, asked by {peer}", what=what, peer=peer_name(request.getClientAddress()))
+def _show_file(kind: str, body: bytes, exchange: AdminExchange) -> None:
+    exchange.reply(HTTPStatus.OK, body, kind)
 
 
-def _wrong_method(right: str) -> _WrongError:
-    return _WrongError(http.NOT_ALLOWED, f"ask for it with {right.partition(',')[0]}", {"Allow": right})
+def _log_command(exchange: AdminExchange, what: str) -> None:
+    _log.info("{what}, requested by {peer}", what=what, peer=peer_name(exchange.peer))
 
 
-def _header(request: AdminRequest, name: bytes) -> str:
-    return (request.getHeader(name) or b"").decode("latin-1")
+def _wrong_method(methods: Sequence[str]) -> _HTTPError:
+    return _HTTPError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {methods[0]}", {"Allow": ", ".join(methods)})
 
 
-def _check_body(request: AdminRequest) -> None:
-    """Raise `_WrongError` if it may be that a form of another site has sent this: no form can send JSON."""
-    if not _JSON.fullmatch(_header(request, b"Content-Type").strip()):
-        raise _WrongError(http.UNSUPPORTED_MEDIA_TYPE, "send it with Content-Type: application/json")
-    if request.too_long:
-        raise _WrongError(http.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {LONGEST_BODY} bytes")
-    content: Any = request.content
-    body = content.read()
+def _header(request: Request, name: bytes) -> str:
+    return (request.header(name) or b"").decode("latin-1")
+
+
+def _check_body(request: Request) -> None:
+    """Raise `_HTTPError` unless the body is JSON: a form on another site can send anything else."""
+    if not _JSON.fullmatch(_header(request, b"content-type").strip()):
+        raise _HTTPError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send it with Content-Type: application/json")
     try:
-        value = json.loads(body) if body else {}
+        value = json.loads(request.body) if request.body else {}
     except (ValueError, RecursionError):
         value = None
     if value != {}:
-        raise _WrongError(http.BAD_REQUEST, "the body is nothing, or {}: there is nothing to choose")
+        raise _HTTPError(HTTPStatus.BAD_REQUEST, "the body must be empty or {}: this takes no arguments")
 
 
-def _query(request: AdminRequest) -> ConnectionQuery:
-    """Read which connections are asked for. Raises `_WrongError`."""
-    arguments = {name: values[-1].decode("utf-8", "replace") for name, values in request.args.items()}
+def _query(request: Request) -> ConnectionQuery:
+    """Parse the parameters that select connections. Raises `_HTTPError`."""
+    try:
+        given = parse_qs(request.query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+    except ValueError:
+        raise _HTTPError(HTTPStatus.BAD_REQUEST, "too many parameters; use connections, order and words") from None
+    arguments = {name: values[-1].decode("utf-8", "replace") for name, values in given.items()}
     if unknown := sorted(arguments.keys() - {b"connections", b"order", b"words"}):
-        raise _WrongError(http.BAD_REQUEST, f"{escape(unknown[0], 40)}: it takes connections, order and words")
+        raise _HTTPError(
+            HTTPStatus.BAD_REQUEST, f"unknown parameter {escape(unknown[0], 40)}; use connections, order and words"
+        )
     most, order = arguments.get(b"connections", "100"), arguments.get(b"order", "rate")
     if not (most.isascii() and most.isdecimal() and len(most) <= 3 and int(most) <= MOST_SHOWN):
-        raise _WrongError(http.BAD_REQUEST, f"connections is a number from 0 to {MOST_SHOWN}")
+        raise _HTTPError(HTTPStatus.BAD_REQUEST, f"connections must be a number from 0 to {MOST_SHOWN}")
     if order not in ORDERS:
-        raise _WrongError(http.BAD_REQUEST, f"order is one of {', '.join(ORDERS)}")
+        raise _HTTPError(HTTPStatus.BAD_REQUEST, f"order must be one of {', '.join(ORDERS)}")
     text = arguments.get(b"words", "")
     words = tuple(dict.fromkeys(text.split()))
     if len(words) > MOST_WORDS or len(text) > LONGEST_WORDS:
-        raise _WrongError(http.BAD_REQUEST, f"at most {MOST_WORDS} words, of {LONGEST_WORDS} characters in all")
+        raise _HTTPError(HTTPStatus.BAD_REQUEST, f"at most {MOST_WORDS} words, of {LONGEST_WORDS} characters in all")
     return ConnectionQuery(int(most), order, words)
 
 
-def _failed(failure: Failure, request: AdminRequest) -> None:
+def _failed(failure: Failure, exchange: AdminExchange) -> None:
     error = failure.value
-    if isinstance(error, _WrongError):
-        request.fail(*error.args)
-    elif failure.check(BusyError):
-        request.fail(
-            HTTPStatus.TOO_MANY_REQUESTS, "too much is asked at once; ask again in a second", {"Retry-After": "1"}
+    if isinstance(error, _HTTPError):
+        exchange.fail(*error.args)
+    elif failure.check(TooManySamplesError):
+        exchange.fail(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "too many requests; try again in a second",
+            {"Retry-After": "1"},
         )
     else:
         _log.failure("a request to the admin address failed", failure)
-        request.fail(http.INTERNAL_SERVER_ERROR, f"it failed: {type(failure.value).__name__}; the log has more")
+        exchange.fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"failed with {type(failure.value).__name__}; see the log")

@@ -1,4 +1,4 @@
-"""What the last minutes were like: how many were there, and how fast what was counted grew."""
+"""The history of the last minutes: open connections, and the rates of all counters."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from netsvc.admin.samples import Sample
-from netsvc.status import Counts, ProcessStatus
-
-__all__ = ["LEAST", "MOST_POINTS", "SPAN", "History"]
+from netsvc.admin.status import Sample
+from netsvc.plan.status import Counts, ProcessStatus
 
 #: Seconds that are kept, and between two points at least.
 SPAN, LEAST = 300.0, 0.5
 MOST_POINTS = int(SPAN / LEAST) + 1
 
-#: What is counted as it happens; and what is known when a process has looked at its connections, which takes longer the
-#: more there are.
+#: Counted immediately; and read from the connections from time to time, since that takes longer the more there are.
 _AT_ONCE = ("accepted", "errors", "dropped")
 _LOOKED_AT = ("bytes_in", "bytes_out", "datagrams_in", "datagrams_out")
-#: A listener of a process.
+#: A listener in a process.
 _Key = tuple[Any, ...]
 
 
 class _Seen(NamedTuple):
-    """What a listener of a process had counted, when, and how fast that had grown."""
+    """The counters of a listener in a process at a time, and their rates."""
 
     time: float
     numbers: Mapping[str, float]
@@ -32,10 +29,10 @@ class _Seen(NamedTuple):
 
 
 class History:
-    """Points of time, each with rates a second since the one before it.
+    """A series of points, each with the rates a second since the previous one.
 
-    They are made of what each listener of each process has counted since it was seen last: so it makes no valley and no
-    peak that a process is not heard of for a while, that one ends, or that a reload has closed a listener.
+    A rate is the sum of the rates of each listener in each process since it was last read. So a process that is late,
+    or ends, or a listener that is closed, makes no gap and no peak.
     """
 
     def __init__(self) -> None:
@@ -44,12 +41,12 @@ class History:
         self._time: float | None = None
 
     def add(self, sample: Sample) -> None:
-        """Add a point, unless the last one has just been made."""
+        """Add a point, unless the last one is newer than `LEAST` seconds."""
         now, before = sample.time, self._time
         if before is not None and not LEAST <= now - before <= SPAN:
             if 0 <= now - before < LEAST:
                 return
-            # The clock was changed, or nobody has looked for long: there is nothing to compare with.
+            # The clock was changed, or the last sample is old: there is nothing to compare with.
             self.points.clear()
             self._last.clear()
             before = None
@@ -62,7 +59,7 @@ class History:
                 ("looked at", looked or now, {each: getattr(counts, each) for each in _LOOKED_AT}, rates),
                 ("refused", now, dict(counts.refused), refused),
             ):
-                # Whoever was not there has counted from nothing; but at first it is not known since when.
+                # A new listener has counted from zero; but before the first point the start is not known.
                 last = self._last.get((key, name)) or _Seen(before or now, numbers if before is None else {}, {})
                 each = seen[key, name] = _grown(last, time, numbers)
                 totals.update(each.rates)
@@ -83,7 +80,7 @@ class History:
 
 
 def _grown(last: _Seen, time: float, numbers: Mapping[str, float]) -> _Seen:
-    """Say how fast numbers have grown; as fast as before, where nobody has looked since."""
+    """Return the rates since `last`; the same rates if the counters were not read since then."""
     span = time - last.time
     if span <= 0:
         return last if last.rates else _Seen(time, numbers, dict.fromkeys(numbers, 0.0))

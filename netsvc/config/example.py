@@ -1,6 +1,6 @@
-"""Writes the example configuration file, of `netsvc init`: every key there is, each with its default or a sample.
+"""Writes the example configuration file of `netsvc init`: every key, each with its default or an example.
 
-What is only a comment is a key after `#` without a space, which may be taken away, or prose after `# `.
+A `#` without a space comments out a key; a `#` with a space begins prose.
 """
 
 from __future__ import annotations
@@ -9,80 +9,63 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from netsvc.discovery import Catalogue
+from netsvc.config.discovery import Catalogue
+from netsvc.config.settings import SETTINGS
 from netsvc.interfaces import INetworkService
-from netsvc.limits import DEFAULTS, LIMITS
-from netsvc.plan import DEFAULT_DRAIN
-from netsvc.settings import Setting, declared_settings
+from netsvc.options import Setting, declared_settings
+from netsvc.plan.limits import LIMITS
 
-__all__ = ["OWN_SERVICES", "example"]
-
-#: The services in it, and the ports of their protocols. Others are written like these.
+#: The services in it, and the ports of their protocols.
 OWN_SERVICES: Mapping[str, Mapping[str, int]] = {
     "echo": {"tcp": 9001, "udp": 9001},
     "chat": {"line": 9002},
-    "files": {"classic": 9003},
+    "files": {"classic": 9003, "http": 8080, "tftp": 6969},
     "reply": {"tcp": 9004, "udp": 9004},
 }
-#: Those that are served as it stands; files needs a directory that only the reader knows.
+#: Those that are not commented out; files needs a directory.
 _SERVED = ("echo", "chat")
 
-#: For what has no default.
-_LIMIT_SAMPLES: Mapping[str, object] = {
-    "rate": 500,
-    "burst": 1000,
-    "pause": 10,
-    "life": 86400,
-    "read": "1M",
-    "write": "1M",
-    "readall": "10M",
-    "writeall": "10M",
-    "datagrams": 100,
-    "allow": ["10.0.0.0/8", "2001:db8::/32"],
-    "deny": ["192.0.2.0/24"],
-    "hours": ["mon-fri 08:00-18:00"],
-    "dryrun": ["hours", "deny"],
-}
+#: Values for options without a default.
 _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("files", "root"): ".",
+    ("files", "tftp-ports"): "6970-6999",
     ("reply", "text"): "hello",
 }
 
 _WIDTH = 120
 
 _HEAD = """\
-# What netsvc runs: `netsvc check --config netsvc.toml` shows it, or every mistake, and opens no port;
-# `netsvc run --config netsvc.toml` runs it. Take the # away from a key to set it: what stands there is its
-# default, or a sample where it has none. `netsvc schema` writes a JSON Schema for editors.
+# Configuration of netsvc. Check it with `netsvc check --config netsvc.toml`, which opens no port; run it with
+# `netsvc run --config netsvc.toml`. To set a key, remove the # before it; the value shown is the default, or an
+# example where there is no default. `netsvc schema` writes a JSON Schema for editors.
 #
-# ${NAME} in a text is a variable of the environment, ${NAME:-DEFAULT} has a default, and $$ is a dollar sign.
-# Relative paths are those below the directory of this file.
+# ${NAME} in a text is an environment variable, ${NAME:-DEFAULT} one with a default, and $$ a dollar sign.
+# Relative paths are relative to the directory of this file.
 """
 _ADMIN = """\
-# The admin page, the metrics and the API. A bare port is on this machine only. Where others may come, they must know a
-# word or have a certificate: [admin] has token = FILE as well, with that word in the file, or, where the address is
-# "tls:9000:…", ca = FILE with the certificates (PEM) that sign theirs.
+# The admin page, metrics and API. A bare port listens on this machine only. An address that other machines can reach
+# needs a token, token = FILE, or, where it is "tls:9000:…", a CA that signs the clients' certificates, ca = FILE.
 #[admin]
 #address = "unix:admin.sock"
 """
 _LIMITS = """\
-# Limits, of the whole process here. Each may stand in a service as well, and in a listener; "none" lifts one.
+# Limits of the whole process. A service and a listener can have limits as well; "none" removes one.
 """
 _SERVICE = """\
-# An address is a port (0 takes a free one), "HOST:PORT", "[IPv6]:PORT", or an endpoint such as "unix:echo.sock" or
-# "tls:9443:cert=cert.pem:key=key.pem". There may be a list of them, and limits for one of them:
+# An address is a port (0 picks a free one), "HOST:PORT", "[IPv6]:PORT", or an endpoint such as "unix:echo.sock" or
+# "tls:9443:cert=cert.pem:key=key.pem". A list of addresses is possible, and limits for one of them:
 # tcp = [9001, { address = "127.0.0.1:9011", limits = { perip = "none" } }]
 """
 _NAMED = """\
-# A service may run several times, under names of your choice.
+# A service can run several times, under names of your choice.
 #[services.lobby]
 #service = "chat"
 #line = 9012
 
-# And so may a class straight from a file or module: serve = "./my.py:MyProtocol", listen = 9005.
+# A class from a file or module is a service as well: serve = "./my.py:MyProtocol", listen = 9005.
 """
 _TWISTD = """\
-# Other twistd plugins, in the same process and under the same limits.
+# Other twistd plugins, in the same process and with the same limits.
 #[[twistd]]
 #run = "web --listen tcp:8080 --path ."
 #limits = { connections = 100 }
@@ -98,22 +81,16 @@ def example(catalogue: Catalogue) -> str:
 
 
 def _process() -> Iterator[str]:
-    yield "# Seconds that conversations have to end when the process stops.\n"
-    yield f"drain = {DEFAULT_DRAIN:g}\n"
-    yield '# How many processes serve, on the same ports; "auto": one for each core. Chat runs in one only.\n'
-    yield "#workers = 1\n"
-    yield '# How the log is written ("json": one object a line), and where a record of each connection goes:\n'
-    yield '# "log", "off", or a file of its own.\n'
-    yield '#log = "text"\n'
-    yield '#access = "log"\n'
-    yield "# A directory, made if it is missing, for what is to be kept. Below systemd it is that of the unit.\n"
-    yield '#state = "state"\n'
+    for name, setting in SETTINGS.items():
+        if not name.startswith("admin"):
+            entry = "".join(_entry(name, name if setting.default is None else setting.default, setting.description))
+            yield entry.replace("#drain =", "drain =", 1)
 
 
 def _limits() -> Iterator[str]:
     yield "[limits]\n"
     for limit in LIMITS.values():
-        sample = DEFAULTS.get(limit.name, _LIMIT_SAMPLES.get(limit.name))
+        sample = limit.sample if limit.default is None else limit.default
         yield from _entry(limit.name, sample, limit.description)
 
 
@@ -130,7 +107,7 @@ def _service(service: INetworkService, ports: Mapping[str, int]) -> Iterator[str
         yield from _entry(setting.name, _sample(service.name, setting), setting.description)
     if service.name == "echo":
         yield "#limits = { perip = 20 }\n"
-        yield "# Seconds that its own conversations have to end.\n"
+        yield "# Grace period of its own conversations, if not that of the process.\n"
         yield "#drain = 4\n"
 
 
@@ -141,7 +118,6 @@ def _sample(service: str, setting: Setting) -> object:
 
 
 def _entry(name: str, sample: object, description: str) -> Iterator[str]:
-    description = " ".join(description.split())
     key = f"#{name} = {_toml(sample)}"
     line = f"{key:<30} # {description}"
     if len(line) <= _WIDTH:
@@ -152,7 +128,7 @@ def _entry(name: str, sample: object, description: str) -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    """Write a value. What JSON and TOML write differently does not occur here."""
+    """Write a value. None here differs between JSON and TOML."""
     if isinstance(value, float) and value == int(value):
         value = int(value)
     return json.dumps(value, ensure_ascii=False)

@@ -1,72 +1,68 @@
 """Describes the configuration file as a JSON Schema (draft 2020-12), for editors.
 
-It is made of what the file's reader goes by: the table of limits, and the protocols and options that services
-declare. What the reader accepts fits it; it cannot tell all that the reader would not accept.
+It is made from what the reader of the file uses: the settings, the limits, and the protocols and options that services
+declare. Everything that the reader accepts fits it; some of what the reader refuses fits as well.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from twisted.python.reflect import accumulateClassList
-
-from netsvc.config.process import LONGEST_DRAIN
-from netsvc.discovery import Catalogue
-from netsvc.errors import PluginError
+from netsvc.base.errors import PluginError
+from netsvc.base.values import Range
+from netsvc.config.discovery import Catalogue
+from netsvc.config.settings import SETTINGS, key_of
 from netsvc.interfaces import INetworkService
-from netsvc.limits import LIMITS, Limit
-from netsvc.plan import DEFAULT_DRAIN, LOG_FORMS, MOST_WORKERS
-from netsvc.settings import Setting, declared_settings, seconds, whole_number
-
-__all__ = ["accepted_form", "configuration_schema", "write_schema"]
+from netsvc.options import Setting, declared_settings
+from netsvc.plan.limits import LIMITS, Limit
 
 _Schema = dict[str, Any]
 
-#: Some text in the place of a number: from the environment, or with a unit.
+#: The keys of the file that are not settings of the process: what each takes, and what it is.
+OTHER_KEYS: Mapping[tuple[str, ...], tuple[str, str]] = {
+    ("limits",): ("table", "Limits of the whole process"),
+    ("services", "NAME", "service"): ("name", "The service, if it has another name"),
+    ("services", "NAME", "serve"): ("text", "Or a class or a Service of a file or module: PATH_OR_MODULE:NAME"),
+    ("services", "NAME", "listen"): ("listeners", "Where its default protocol listens"),
+    ("services", "NAME", "PROTOCOL"): ("listeners", "Where the protocol of that name listens"),
+    ("services", "NAME", "OPTION"): ("text, number, true", "An option that the service declares"),
+    ("services", "NAME", "limits"): ("table", "Limits of the service"),
+    ("services", "NAME", "drain"): ("seconds", "Grace period of its own conversations, if not that of the process"),
+    ("services", "NAME", "PROTOCOL", "address"): ("address", "The address of a listener that is a table"),
+    ("services", "NAME", "PROTOCOL", "limits"): ("table", "Limits of that listener"),
+    ("twistd", "run"): ("text", "Another twistd plugin and its options: web --listen tcp:8080; [[twistd]] repeats"),
+    ("twistd", "limits"): ("table", "Limits of the ports of that plugin"),
+}
+
+_SERVICE = ("services", "NAME")
+_LISTENER = ("services", "NAME", "PROTOCOL")
+
+#: Text instead of a number: from the environment, or with a unit.
 _SUBSTITUTED = r"\$\{"
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
-#: Others may say what they like.
-_COERCERS = whole_number.__module__
-_FORM = re.compile(r"(?P<what>.+) from (?P<low>[\d.]+) to (?P<high>[\d.]+)(,.*)?")
-
-
-def accepted_form(coerce: Callable[[Any], Any]) -> str:
-    """Return what a coercer says that it accepts; nothing if it accepts any text."""
-    try:
-        # No number, no encoding, no network; but a path, for whoever takes any.
-        coerce("?")
-    except ValueError as error:
-        return str(error)
-    return ""
+#: How numbers are written as text, and bytes and seconds with a unit.
+_DIGITS = r"^[\d._+\-eE\s]*\d[\d._+\-eE\s]*$"
+_TEXTS = {
+    "bytes": r"^\s*\d+\s*([kKmMgG]?[iI]?[bB]?)\s*$",
+    "seconds": rf"{_DIGITS}|^\s*\d+(\.\d+)?\s*[sSmMhHdD]\s*$",
+}
+_ADDRESS: _Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "minLength": 1}]}
 
 
 def _value(coerce: Callable[[Any], Any] | None) -> _Schema:
-    """Describe a value by what its coercer says of itself, if it is one of `netsvc.settings`."""
-    found = None
-    if coerce and coerce.__module__ == _COERCERS:
-        found = _FORM.fullmatch(accepted_form(coerce))
-    if not found:
+    """Describe a value by its coercer, if that has bounds."""
+    if not isinstance(coerce, Range):
         return {"type": ["string", "number"]}
-    bounds = {"minimum": _number(found["low"]), "maximum": _number(found["high"])}
-    whole = found["what"] in ("a whole number", "bytes")
-    unit = r"|^[\d._+\-eE\s]*\d[\d._+\-eE\s]*$"
-    if found["what"] == "bytes":
-        unit = r"|^\s*\d+\s*([kKmMgG]?[iI]?[bB]?)\s*$"
-    elif found["what"] == "seconds":
-        unit = rf"{unit}|^\s*\d+(\.\d+)?\s*[sSmMhHdD]\s*$"
+    whole = coerce.what in ("a whole number", "bytes")
+    bounds = {"minimum": coerce.lowest, "maximum": coerce.highest}
     return {
         "anyOf": [
             {"type": "integer" if whole else "number", **bounds},
-            {"type": "string", "pattern": f"{_SUBSTITUTED}{unit}"},
+            {"type": "string", "pattern": f"{_SUBSTITUTED}|{_TEXTS.get(coerce.what, _DIGITS)}"},
         ]
     }
-
-
-def _number(text: str) -> float:
-    return float(text) if "." in text else int(text)
 
 
 def _limit(limit: Limit) -> _Schema:
@@ -80,7 +76,11 @@ def _limit(limit: Limit) -> _Schema:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
+
+
+def _about(*key: str) -> _Schema:
+    return {"description": _sentence(OTHER_KEYS[key][1])}
 
 
 def _limits(names: Sequence[str] = tuple(LIMITS)) -> _Schema:
@@ -100,48 +100,56 @@ def _addresses(kind: str) -> _Schema:
 
 
 def _address(kind: str) -> _Schema:
-    plain: _Schema = {
-        "anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "minLength": 1}]
-    }
     listener = {
         "type": "object",
         "additionalProperties": False,
         "required": ["address"],
-        "properties": {"address": plain, "limits": _ref(f"{kind}-limits")},
+        "properties": {
+            "address": {**_about(*_LISTENER, "address"), **_ADDRESS},
+            "limits": {**_about(*_LISTENER, "limits"), **_ref(f"{kind}-limits")},
+        },
     }
-    return {"anyOf": [*plain["anyOf"], listener]}
+    return {"anyOf": [*_ADDRESS["anyOf"], listener]}
 
 
-def _option(setting: Setting, coerce: Callable[[Any], Any] | None) -> _Schema:
-    schema: _Schema = {"description": " ".join(setting.description.split())}
+def _setting(setting: Setting) -> _Schema:
+    schema: _Schema = {"description": setting.description}
     if setting.flag:
         return schema | {
             "anyOf": [{"type": "boolean"}, {"type": "string", "pattern": rf"{_SUBSTITUTED}|^(true|false)$"}]
         }
     if isinstance(setting.default, str | int | float):
         schema["default"] = setting.default
-    return schema | _value(coerce)
+    if setting.choices and setting.coerce is None:
+        return schema | {"anyOf": [{"enum": list(setting.choices)}, {"type": "string", "pattern": _SUBSTITUTED}]}
+    value = _value(setting.coerce)
+    if setting.choices and "anyOf" in value:
+        return schema | {"anyOf": [{"enum": list(setting.choices)}, *value["anyOf"]]}
+    return schema | value
 
 
-def _coercers(service: INetworkService) -> dict[str, Callable[[Any], Any]]:
-    entries: list[Sequence[Any]] = []
-    accumulateClassList(type(service.options()), "optParameters", entries)
-    return {entry[0]: entry[4] for entry in entries if len(entry) > 4}
+def _of_every_service() -> _Schema:
+    """Describe the keys that every service has, whatever it declares."""
+    return {
+        "limits": {**_about(*_SERVICE, "limits"), **_ref("limits")},
+        "drain": {**_about(*_SERVICE, "drain"), **_value(SETTINGS["drain"].coerce)},
+    }
 
 
 def _service(service: INetworkService) -> _Schema:
-    coercers = _coercers(service)
     default, *_ = service.protocols.values()
     properties: _Schema = {
-        "service": {"anyOf": [{"const": service.name}, {"type": "string", "pattern": _SUBSTITUTED}]},
-        "listen": {"description": "Where the default protocol listens.", **_addresses(default)},
-        "limits": _ref("limits"),
-        "drain": _drain("Seconds that its conversations have to end, if not those of all."),
+        "service": {
+            **_about(*_SERVICE, "service"),
+            "anyOf": [{"const": service.name}, {"type": "string", "pattern": _SUBSTITUTED}],
+        },
+        "listen": {**_about(*_SERVICE, "listen"), **_addresses(default)},
+        **_of_every_service(),
     }
     for name, kind in service.protocols.items():
         properties[name] = {"description": f"Where the protocol {name} listens ({kind}s).", **_addresses(kind)}
     for setting in declared_settings(service.options):
-        properties[setting.name] = _option(setting, coercers.get(setting.name))
+        properties[setting.name] = _setting(setting)
     return {
         "type": "object",
         "description": f"{service.description}.",
@@ -151,59 +159,51 @@ def _service(service: INetworkService) -> _Schema:
 
 
 def _served() -> _Schema:
-    """Describe a service that is a class straight from a file or module."""
+    """Describe a service that is a class or a declared service from a file or module."""
     streams_or_datagrams = {"anyOf": [_addresses("stream"), _addresses("datagram")]}
     return {
         "type": "object",
-        "additionalProperties": False,
+        # A declared service has protocols and options that are not known here.
         "required": ["serve"],
         "properties": {
             "serve": {
-                "description": "PATH_OR_MODULE:NAME of a Protocol, DatagramProtocol or Factory class.",
+                **_about(*_SERVICE, "serve"),
                 "type": "string",
                 "pattern": rf".:.|{_SUBSTITUTED}",
             },
             **dict.fromkeys(("listen", "stream", "datagram"), streams_or_datagrams),
-            "limits": _ref("limits"),
-            "drain": _drain("Seconds that its conversations have to end, if not those of all."),
+            **_of_every_service(),
         },
     }
 
 
-def _drain(description: str) -> _Schema:
-    return {"description": description, **_value(seconds(0, LONGEST_DRAIN))}
-
-
-def _file(description: str) -> _Schema:
-    return {"description": description, "type": "string", "minLength": 1}
+def _process_setting(setting: Setting) -> _Schema:
+    """Describe a setting of the process; only addresses and numbers can be numbers."""
+    if setting.placeholder == "ADDRESS":
+        return {"description": setting.description, **_ADDRESS}
+    schema = _setting(setting)
+    return {**schema, "type": "string", "minLength": 1} if "type" in schema else schema
 
 
 def _admin() -> _Schema:
-    """Describe where the admin page is."""
-    address: _Schema = {
-        "anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "minLength": 1}]
+    """Describe `[admin]`, which may be an address alone."""
+    properties = {
+        "address" if name == "admin" else key_of(name)[1]: _process_setting(setting)
+        for name, setting in SETTINGS.items()
+        if key_of(name)[0] == "admin"
     }
-    table = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["address"],
-        "properties": {
-            "address": {"description": "Where it listens. A bare port is on this machine only.", **address},
-            "token": _file("A file with the word that whoever asks must know."),
-            "ca": _file("A file of certificates (PEM), by one of which that of whoever asks must be signed."),
-        },
-    }
-    return {"description": "The admin page, the metrics and the API.", "anyOf": [*address["anyOf"], table]}
+    table = {"type": "object", "additionalProperties": False, "required": ["address"], "properties": properties}
+    return {"description": "The admin page, metrics and API.", "anyOf": [*_ADDRESS["anyOf"], table]}
 
 
 def configuration_schema(catalogue: Catalogue, names: Sequence[str] | None = None) -> _Schema:
-    """Make the schema, with the services of these names; without names, with all that load."""
+    """Make the schema, with the services of these names, or with all that load."""
     services: dict[str, INetworkService] = {}
     for name in catalogue.names() if names is None else names:
         try:
             services[name] = catalogue.load(name)
         except PluginError:
-            # `netsvc list` says why.
+            # `netsvc list` reports the reason.
             continue
     by_kind: _Schema = {"if": {"required": ["serve"]}, "then": _ref("serve")}
     by_service = [
@@ -215,7 +215,7 @@ def configuration_schema(catalogue: Catalogue, names: Sequence[str] | None = Non
         "oneOf": [{"required": ["service"]}, {"required": ["serve"]}],
         "properties": {
             "service": {
-                "description": "Which service this is.",
+                **_about(*_SERVICE, "service"),
                 "anyOf": [{"enum": list(services)}, {"type": "string", "pattern": _SUBSTITUTED}],
             }
         },
@@ -228,29 +228,11 @@ def configuration_schema(catalogue: Catalogue, names: Sequence[str] | None = Non
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "drain": {
-                "default": DEFAULT_DRAIN,
-                **_drain("Seconds that conversations have to end when the process stops."),
-            },
-            "workers": {
-                "description": "How many processes serve, on the same ports; auto: one for each core.",
-                "default": 1,
-                "anyOf": [{"const": "auto"}, *_value(whole_number(1, MOST_WORKERS))["anyOf"]],
-            },
-            "log": {
-                "description": "How the log is written: text, or json, one object a line.",
-                "default": "text",
-                "anyOf": [{"enum": list(LOG_FORMS)}, {"type": "string", "pattern": _SUBSTITUTED}],
-            },
-            "access": {
-                "default": "log",
-                **_file("Where a record of each connection that ends goes: log, off, or a file of its own."),
-            },
-            "state": _file("A directory, made if it is missing, for what is to be kept."),
+            **{name: _process_setting(each) for name, each in SETTINGS.items() if not name.startswith("admin")},
             "admin": _admin(),
-            "limits": {"description": "Limits of the whole process.", **_ref("limits")},
+            "limits": {**_about("limits"), **_ref("limits")},
             "services": {
-                "description": "What is served: each service under its name, or one of your own choice.",
+                "description": "The services, each under its name or one of your choice.",
                 "type": "object",
                 "propertyNames": {"pattern": _NAME},
                 "properties": {name: _ref(f"service-{name}") for name in services},
@@ -265,11 +247,11 @@ def configuration_schema(catalogue: Catalogue, names: Sequence[str] | None = Non
                     "required": ["run"],
                     "properties": {
                         "run": {
-                            "description": "The plugin's name and its options: web --listen tcp:8080 --path public",
+                            **_about("twistd", "run"),
                             "type": "string",
                             "minLength": 1,
                         },
-                        "limits": _ref("limits"),
+                        "limits": {**_about("twistd", "limits"), **_ref("limits")},
                     },
                 },
             },

@@ -1,1 +1,1 @@
-"""Other twistd plugins in the same process, and `guard:` for plain Twisted programs."""
+"""Runs other twistd plugins in the same process, and provides the `guard:` endpoint for any Twisted program."""

@@ -1,4 +1,4 @@
-"""The guard for any Twisted program: `guard:perip=20:idle=60:tcp:8080` wherever it takes a server endpoint string."""
+"""The `guard:` endpoint: limits for any Twisted program that takes endpoint strings: `guard:perip=20:tcp:8080`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from netsvc.discovery import nearest
+from netsvc.base.text import escape
+from netsvc.config.discovery import nearest
 from netsvc.guard import Guard, GuardedFactory
-from netsvc.limits import LIMITS, Limits, parse_limits
-from netsvc.text import escape
-
-__all__ = ["GuardedEndpoint", "guarded_endpoint", "stand_outside"]
+from netsvc.plan.address import join_endpoint
+from netsvc.plan.limits import LIMITS, Limits, parse_limits
 
 _FORM = "write guard:LIMIT=VALUE:…:ENDPOINT, such as guard:perip=20:idle=60:tcp:8080"
-#: Of a proxy all clients are one peer. What the user sets himself he means.
+#: Behind a proxy all clients have the same peer address: no limits for each peer, unless the user sets them.
 _BEHIND_PROXY: Limits = dict.fromkeys(("perip", "periprate", "peripburst"))
 
 
 @implementer(IStreamServerEndpoint)
 class GuardedEndpoint:
-    """Listens where `endpoint` does, and keeps `limits`, those of `netsvc.limits`, with their defaults.
+    """Listens on `endpoint` and enforces `limits` (see `netsvc.plan.limits`) and the default limits.
 
-    One guard counts for all ports that it opens. It goes when the last of them and the last connection are closed.
-    Raises `MistakeError` where a file of addresses cannot be read.
+    One guard counts for all ports that the endpoint opens; it is closed after the last port and the last connection.
+    Raises `UserError` if a file of addresses cannot be read.
     """
 
     def __init__(self, reactor: Any, endpoint: IStreamServerEndpoint, limits: Limits, label: str) -> None:
@@ -48,11 +46,11 @@ class GuardedEndpoint:
         return opening.addCallback(stand_outside, guarded)
 
     def port_opened(self) -> None:
-        """Count one port more."""
+        """Count an open port."""
         self._ports += 1
 
     def port_closed(self) -> None:
-        """Count one port less; after the last, let go of the guard when its connections have."""
+        """Count a closed port. After the last one, close the guard when its connections have ended."""
         self._ports -= 1
         if not self._ports and self._guard is not None:
             self._guard.ended = self._look
@@ -66,7 +64,7 @@ class GuardedEndpoint:
 
 
 class _PortFactory(GuardedFactory):
-    """The factory of one port of a `GuardedEndpoint`. A port that closes, whoever closes it and how, stops it."""
+    """The factory of one port of a `GuardedEndpoint`. It notifies the endpoint when the port opens and closes."""
 
     def __init__(self, endpoint: GuardedEndpoint, guard: Guard, factory: IProtocolFactory) -> None:
         super().__init__(guard, factory, endpoint._label, guard.gate(endpoint._label, "stream"))
@@ -82,25 +80,30 @@ class _PortFactory(GuardedFactory):
 
 
 def stand_outside(port: IListeningPort, guarded: GuardedFactory) -> IListeningPort:
-    """Let a guard stand right at a port that was opened with it, before TLS, where it can; return the port.
+    """Move the guard of a port outside its TLS, if possible; return the port.
 
-    Then nothing is built for a connection that is refused.
+    No TLS connection is built then for a refused connection.
     """
     outermost = getattr(port, "factory", None)
     if isinstance(outermost, TLSMemoryBIOFactory) and outermost.wrappedFactory is guarded:
+        # Imported late, as it loads OpenSSL.
+        from netsvc.reactor.tls import TLSTransport
+
+        outermost.protocol = TLSTransport
         outermost.wrappedFactory = guarded.factory
-        # It starts what it gets, and stops what it had: the factory inside is started throughout.
+        # Setting it starts the new factory and stops the old one: the inner factory stays started.
         guarded.factory = outermost
         port.factory = outermost = guarded  # type: ignore[attr-defined]
     guarded.outermost = outermost is guarded
+    guarded.listens_on(port)
     return port
 
 
 def guarded_endpoint(reactor: Any, *args: str | bytes, **kwargs: str | bytes) -> GuardedEndpoint:
-    """Make the endpoint of `guard:…` from its parts, as Twisted has split them.
+    """Make the endpoint of `guard:…` from its parts, as split by Twisted.
 
-    Arguments with the name of a limit are limits; the rest is an endpoint of its own. Raises `ValueError` with a line
-    for each thing that is wrong.
+    Arguments with the name of a limit are limits; the rest is the inner endpoint. Raises `ValueError` with a line for
+    each error.
     """
     words = [_text(word) for word in args]
     named = {name: _text(value) for name, value in kwargs.items()}
@@ -120,11 +123,12 @@ def guarded_endpoint(reactor: Any, *args: str | bytes, **kwargs: str | bytes) ->
 
 
 def _endpoint(reactor: Any, words: list[str], named: Mapping[str, str]) -> IStreamServerEndpoint:
-    parts = [*map(_quoted, words), *(f"{_quoted(name)}={_quoted(value)}" for name, value in named.items())]
+    from twisted.internet.endpoints import serverFromString
+
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, ":".join(parts))
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, join_endpoint(words, named))
     except TypeError as error:
-        # How Python says that the function behind an endpoint takes no such argument.
+        # Python's message if the function behind the endpoint has no such argument.
         unknown = re.search(r"unexpected keyword argument '(.*)'", str(error))
         if unknown is None:
             raise
@@ -136,10 +140,5 @@ def _endpoint(reactor: Any, words: list[str], named: Mapping[str, str]) -> IStre
 
 
 def _text(word: str | bytes) -> str:
-    # Twisted takes endpoint strings that are bytes as well.
+    # Twisted also accepts endpoint strings as bytes.
     return word if isinstance(word, str) else word.decode("ascii")
-
-
-def _quoted(text: str) -> str:
-    # Twisted's own quoting leaves `=` alone, at which it splits.
-    return re.sub(r"([\\:=])", r"\\\1", text)

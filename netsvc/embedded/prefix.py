@@ -1,4 +1,4 @@
-"""Declares the prefix of an endpoint string, for a file in `twisted/plugins/`."""
+"""Declares an endpoint string prefix, for a file in `twisted/plugins/`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from twisted.plugin import IPlugin
 from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
-__all__ = ["EndpointPrefix"]
-
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class EndpointPrefix:
-    """Points by name to what makes the endpoint of `prefix:…`: `package.module.function`.
+    """Names the function, `package.module.function`, that makes the endpoints of `prefix:…`.
 
-    Twisted may import the file that declares it while options are parsed, before there is a reactor; the module is
-    not imported before such an endpoint is asked for.
+    Twisted may import the declaring file while options are parsed, before a reactor is installed. The module of the
+    function is imported only when such an endpoint is used.
     """
 
     def __init__(self, prefix: str, target: str) -> None:
@@ -25,6 +23,6 @@ class EndpointPrefix:
         self.target = target
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
-        """Call the function with the same arguments."""
+        """Import the function, and call it with the same arguments."""
         endpoint: IStreamServerEndpoint = namedAny(self.target)(reactor, *args, **kwargs)
         return endpoint

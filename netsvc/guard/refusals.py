@@ -1,26 +1,24 @@
-"""Counts what limits refuse and end, and says so in the log without drowning it."""
+"""Logs what limits refuse and end, at most one line a second for each limit, and remembers the latest refusals."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.logger import Logger, LogLevel
 
-from netsvc.text import escape
+from netsvc.base.text import shown_peer
 
 if TYPE_CHECKING:
-    from netsvc.guard.tally import Tally
+    from netsvc.guard.counters import Tally
 
-__all__ = ["INTERVAL", "MOST_RECENT", "Refusal", "Refusals"]
-
-#: Seconds from one line to the next about the same limit.
+#: Seconds between two log lines about the same limit.
 INTERVAL = 1.0
-#: The last ones that are remembered.
+#: Refusals that are remembered.
 MOST_RECENT = 200
 
-#: What is said of a limit that only reports or does not, of one that ends connections or does not.
+#: The verb for (dry run, ended).
 _VERBS = {
     (False, False): "refused",
     (True, False): "would have refused",
@@ -30,12 +28,12 @@ _VERBS = {
 
 _log = Logger(namespace="netsvc.guard")
 
-#: A limit, whether it only reports, whether it has ended something that had begun.
+#: The name of a limit, whether it is a dry run, and whether it has ended an admitted connection.
 _Reason = tuple[str, bool, bool]
 
 
 class Refusal(NamedTuple):
-    """One that is remembered. `tally` is the account of its listener, if there is one; `time` is since the epoch."""
+    """A refusal that is remembered. `tally` is its listener's, if any; `time` is in seconds since the epoch."""
 
     time: float
     label: str
@@ -46,22 +44,20 @@ class Refusal(NamedTuple):
 
 
 class Refusals:
-    """Counts by listener and limit, and logs the first of a reason at once, then one line a second with how many.
+    """Logs the first refusal for a reason at once, then one line a second with the number of further ones.
 
-    A reason is a limit's name and whether it refuses, ends, or only reports: there are so many lines a second at most,
-    whoever comes. `counts` and `reported` (what only reports would have refused) live as long as this does.
+    A reason is the name of a limit, whether it is a dry run, and whether it has refused or ended. So the number of
+    lines a second is bounded by the number of reasons, regardless of the number of peers.
     """
 
     def __init__(self, clock: Any) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.reported: Counter[tuple[str, str]] = Counter()
-        #: The last ones, the newest last.
+        #: The latest refusals, the newest last.
         self.last: deque[Refusal] = deque(maxlen=MOST_RECENT)
         self._clock = clock
-        #: The reasons of which a line was logged less than a second ago.
+        #: The reasons that were logged less than `INTERVAL` seconds ago.
         self._recent: dict[_Reason, _Pending] = {}
 
-    def count(
+    def add(
         self,
         label: str,
         limit: str,
@@ -70,56 +66,58 @@ class Refusals:
         dry: bool = False,
         ended: bool = False,
         tally: Tally | None = None,
+        count: int = 1,
     ) -> None:
-        """Count what `limit` did to `peer` at the listener `label`: refused it, or ended what had been admitted.
+        """Note that `limit` has refused `peer` at the listener `label`, or `ended` its connection, `count` times.
 
-        `dry`: it would have, but only reports.
+        `dry`: the limit is a dry run and would have done so.
         """
-        (self.reported if dry else self.counts)[label, limit] += 1
         self.last.append(Refusal(time.time(), label, limit, peer, _VERBS[dry, ended], tally))
         reason = (limit, dry, ended)
         pending = self._recent.get(reason)
         if pending is not None:
-            pending.count += 1
+            pending.count += count
             pending.label = label
             pending.peer = peer
             return
-        self._say(reason, f"{_shown(peer)} at {label}")
+        self._log_line(reason, f"{shown_peer(peer)} at {label}")
         pending = self._recent[reason] = _Pending()
-        pending.call = self._clock.callLater(INTERVAL, self._second_over, reason)
+        pending.count = count - 1
+        pending.label, pending.peer = label, peer
+        pending.call = self._clock.callLater(INTERVAL, self._interval_over, reason)
 
     def close(self) -> None:
-        """Log what has not been logged yet, and wait for nothing any more."""
+        """Log what is pending, and cancel all delayed calls."""
         for reason, pending in self._recent.items():
             pending.call.cancel()
-            self._tell(reason, pending)
+            self._log_pending(reason, pending)
         self._recent.clear()
 
-    def _second_over(self, reason: _Reason) -> None:
+    def _interval_over(self, reason: _Reason) -> None:
         pending = self._recent[reason]
         if not pending.count:
             del self._recent[reason]
             return
-        self._tell(reason, pending)
+        self._log_pending(reason, pending)
         pending.count = 0
-        pending.call = self._clock.callLater(INTERVAL, self._second_over, reason)
+        pending.call = self._clock.callLater(INTERVAL, self._interval_over, reason)
 
-    def _tell(self, reason: _Reason, pending: _Pending) -> None:
-        last = f"{_shown(pending.peer)} at {pending.label}"
+    def _log_pending(self, reason: _Reason, pending: _Pending) -> None:
+        last = f"{shown_peer(pending.peer)} at {pending.label}"
         if pending.count == 1:
-            self._say(reason, last)
+            self._log_line(reason, last)
         elif pending.count:
-            self._say(reason, f"{pending.count} in {INTERVAL:g} s, the last {last}")
+            self._log_line(reason, f"{pending.count} in {INTERVAL:g} s, the last {last}")
 
-    def _say(self, reason: _Reason, what: str) -> None:
+    def _log_line(self, reason: _Reason, what: str) -> None:
         limit, dry, ended = reason
-        # That silent and old connections end is how a server is meant to go on.
+        # Ending idle and old connections is normal operation.
         level = LogLevel.info if ended else LogLevel.warn
         _log.emit(level, "limit {limit} {verb} {what}", limit=limit, verb=_VERBS[dry, ended], what=what)
 
 
 class _Pending:
-    """What has come since the last line, and the call that will log it."""
+    """The refusals since the last line, and the delayed call that logs them."""
 
     __slots__ = ("call", "count", "label", "peer")
 
@@ -128,7 +126,3 @@ class _Pending:
         self.label = ""
         self.peer = ""
         self.call: Any = None
-
-
-def _shown(peer: str) -> str:
-    return escape(peer) or "somebody"

@@ -1,1 +1,1 @@
-"""The log of a process: events and access records, as text or JSON, in files that are reopened and may be full."""
+"""The log of a process: events and access records, as text or JSON, on stdout or in files."""

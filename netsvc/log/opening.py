@@ -1,4 +1,4 @@
-"""Opens the log that a plan and the options of twistd ask for, and brings it to the application."""
+"""Opens the log that a plan and twistd's options configure."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
-from netsvc.errors import StartError
-from netsvc.log.access import AccessLog, log_record
-from netsvc.log.fields import ACCESS_SOURCE, Lines
+from netsvc.base.errors import StartError
+from netsvc.base.signals import process_signals
+from netsvc.base.text import escape
+from netsvc.log import standard
+from netsvc.log.access import AccessLog, RecordLimit, log_record
 from netsvc.log.file import LogFile
-from netsvc.log.flood import Flood
-from netsvc.log.jsonlines import JsonLines
+from netsvc.log.formats import ACCESS_SOURCE, PRINTED, RELAYED_ACCESS, JsonLines, LogLines, TextLines
 from netsvc.log.output import Output
-from netsvc.log.text import TextLines
-from netsvc.plan import Plan
-from netsvc.records import Record
-from netsvc.text import escape
-from netsvc.workers.reports import RELAYED_ACCESS
-
-__all__ = ["Log", "Logging", "OpenLog"]
+from netsvc.log.queued import QueuedOutput, may_block
+from netsvc.plan.plan import Plan
+from netsvc.plan.record import Record
 
 _log = Logger(namespace="netsvc")
 _access_log = Logger(namespace=ACCESS_SOURCE)
@@ -35,25 +31,28 @@ _access_log = Logger(namespace=ACCESS_SOURCE)
 
 @implementer(ILogObserver)
 class Log:
-    """Writes events to an output, each at once, after the access records that were there before it."""
+    """Writes each event to an output at once, after the access records that were collected before it."""
 
-    def __init__(self, lines: Lines, output: Output) -> None:
+    def __init__(self, lines: LogLines, output: Output) -> None:
         self.output = output
-        #: Writes what waits to be written to the same place.
-        self.flush: Callable[[], None] = _nothing
+        #: The access log that writes to the same output, if one does.
+        self.access: AccessLog | None = None
         self._lines = lines
 
     def __call__(self, event: LogEvent) -> None:
-        """Write an event, if there is anything to say."""
+        """Write an event, if it has text."""
+        if PRINTED in event and not isinstance(self.output, LogFile):
+            return
         text = self._lines.event(event)
         if text:
-            self.flush()
+            if self.access is not None:
+                self.access.flush()
             self.output.write(text)
 
 
 @implementer(ILogObserver)
-class _Relayed:
-    """Writes the access records that workers have made, or logs them where the log is somebody else's."""
+class _WorkerRecords:
+    """Writes the access records of workers, or logs them as events if the log is not ours."""
 
     def __init__(self, output: Output | None) -> None:
         self._output = output
@@ -66,27 +65,26 @@ class _Relayed:
             self._output.write(lines)
             return
         for line in lines.splitlines():
-            # Such a log says itself when it was, and of what it is.
+            # Such a log adds the time and the source itself.
             _access_log.info("{line}", line=line.partition(f"[{ACCESS_SOURCE}#info] ")[2] or line)
 
 
 class OpenLog:
-    """The log of a plan, and its access records: opened, if there is anything to open.
+    """The log of a process and its access log.
 
-    A log that twistd has to open (`foreign`) is that of `--logger` and `--syslog`, the log of `--debug`, and every log
-    of twist: `observer` is None then, and access records that have no file of their own are events. Raises `StartError`
-    if a file cannot be opened.
+    With `--logger`, `--syslog` or `--debug`, and under twist, the log is not ours (`foreign`): `observer` is None, and
+    access records without a file of their own are logged as events. Raises `StartError` if a file cannot be opened.
     """
 
     def __init__(self, options: Mapping[str, Any], form: str = "text", access: str = "log") -> None:
-        self.lines: Lines = JsonLines() if form == "json" else TextLines()
+        self.lines: LogLines = JsonLines() if form == "json" else TextLines()
         self.observer: Log | None = None
         self._off = access == "off"
         self._access: Output | None = None
-        self._gathered: AccessLog | None = None
-        self._flood: Flood | None = None
-        self._relayed: _Relayed | None = None
-        # Who it will be by the time it opens a file anew, or is upgraded.
+        self._access_log: AccessLog | None = None
+        self._limit: RecordLimit | None = None
+        self._worker_records: _WorkerRecords | None = None
+        # The user that the process will have changed to when it reopens a file, or is upgraded.
         user, group = options.get("uid"), options.get("gid")
         self._owner = None if user is None else (user, -1 if group is None else group)
         output = self._open_log(options)
@@ -99,12 +97,12 @@ class OpenLog:
 
     @property
     def foreign(self) -> bool:
-        """Whether the log is twistd's own affair."""
+        """Whether twistd or twist writes the log."""
         return self.observer is None
 
     @property
     def lost(self) -> int:
-        """How many lines could not be written."""
+        """The number of lines that could not be written."""
         return sum(output.lost for output in self._outputs())
 
     def _outputs(self) -> list[Output]:
@@ -116,7 +114,7 @@ class OpenLog:
             return None
         name = options.get("logfile")
         if name == "-" and not options["nodaemon"]:
-            raise StartError("a daemon cannot log to stdout: give --logfile another name, or give -n")
+            raise StartError("a daemon cannot log to stdout; give --logfile another name, or add -n")
         if name == "-" or (options["nodaemon"] and not name):
             return _standard_output(self._notice)
         return self._open_file(name or "twistd.log", "log file", "--logfile")
@@ -126,65 +124,65 @@ class OpenLog:
             return LogFile(name, self._notice, owner=self._owner)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise StartError(f"{what} {escape(name)}: {reason}; give {option} a name that can be written") from None
+            raise StartError(f"{what} {escape(name)}: {reason}; give {option} a file that can be written") from None
 
     def _notice(self, text: str) -> str:
         event = {"log_format": "{text}", "text": text, "log_time": time.time(), "log_level": LogLevel.error}
         return self.lines.event({**event, "log_namespace": "netsvc.log"}) or ""
 
     def recorder(self, reactor: Any) -> Callable[[Record], None] | None:
-        """Return what takes access records from now on, until the reactor has stopped; None if nothing shall."""
+        """Return the function that takes access records until the reactor has stopped; None if they are off."""
         if self._off:
             return None
         if self._access is not None:
-            self._gathered = AccessLog(self.lines.record, self._access.write, reactor)
+            self._access_log = AccessLog(self.lines.record, self._access.write, reactor)
             if self.observer is not None and self.observer.output is self._access:
-                self.observer.flush = self._gathered.flush
-        self._flood = Flood(log_record if self._gathered is None else self._gathered.record, reactor)
-        # What ends a process has its connections end before that.
+                self.observer.access = self._access_log
+        self._limit = RecordLimit(log_record if self._access_log is None else self._access_log.record, reactor)
+        # By then all connections have ended, and were recorded.
         reactor.addSystemEventTrigger("after", "shutdown", self._settle)
-        return self._flood.record
+        return self._limit.record
 
     def _settle(self) -> None:
-        if self._flood is not None:
-            self._flood.close()
-        if self._gathered is not None:
-            self._gathered.close()
+        if self._limit is not None:
+            self._limit.close()
+        if self._access_log is not None:
+            self._access_log.close()
 
     def relay(self) -> None:
-        """Take the access records that workers have made, until this is closed."""
+        """Take the access records of workers, until this is closed."""
         if not self._off:
-            self._relayed = _Relayed(self._access)
-            globalLogPublisher.addObserver(self._relayed)
+            self._worker_records = _WorkerRecords(self._access)
+            globalLogPublisher.addObserver(self._worker_records)
 
     def reopen(self) -> None:
-        """Open the files anew, wherever somebody has moved the old ones."""
-        if self._gathered is not None:
-            # What has been before is in the old ones.
-            self._gathered.flush()
+        """Reopen the files, after another program has moved them."""
+        if self._access_log is not None:
+            # Earlier records belong to the old file.
+            self._access_log.flush()
         for output in self._outputs():
             if isinstance(output, LogFile):
                 output.reopen()
 
     def reopen_on_signal(self) -> None:
-        """Do so on SIGUSR1, unless somebody else takes that signal, or there is nothing of ours."""
-        # Where it does nothing, it does not end the process either.
-        if self._outputs() and not signal.getsignal(signal.SIGUSR1):
+        """Reopen the files on SIGUSR1, unless that signal has a handler, or the log is not ours."""
+        # Installed for stdout too, where it does nothing: without a handler the signal would end the process.
+        if self._outputs() and process_signals.is_free(signal.SIGUSR1):
             with suppress(ValueError):
-                # Only the main thread may.
-                signal.signal(signal.SIGUSR1, self._signalled)
+                # Raised outside the main thread.
+                process_signals.act_on(signal.SIGUSR1, self._signalled)
 
-    def _signalled(self, *_: object) -> None:
+    def _signalled(self) -> None:
         from twisted.internet import reactor
 
-        # Not from here: a signal comes at any moment, in the middle of a line too.
+        # Later: a signal may arrive in the middle of a line.
         reactor.callFromThread(self.reopen)  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Write what is still to be written, and close the files."""
+        """Write what is pending, and close the files."""
         self._settle()
-        if self._relayed is not None:
-            globalLogPublisher.removeObserver(self._relayed)
+        if self._worker_records is not None:
+            globalLogPublisher.removeObserver(self._worker_records)
         for output in self._outputs():
             if isinstance(output, LogFile):
                 output.close()
@@ -193,43 +191,33 @@ class OpenLog:
 
 
 def _standard_output(notice: Callable[[str], str]) -> Output | None:
-    """Return an output to stdout; None if that is no descriptor, but something that Python writes to."""
+    """Return an output to stdout; None if stdout has no descriptor (a Python object replaced it)."""
     out = sys.stdout
     if out is None:
-        # It was closed, and its number may be something else's by now.
+        # It was closed; its descriptor number may belong to something else by now.
         return Output(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), "stdout", notice)
     try:
         descriptor = out.fileno()
         with suppress(OSError):
-            # What was printed so far comes first.
+            # What was printed earlier comes first.
             out.flush()
     except (AttributeError, OSError, ValueError):
         return None
-    return Output(descriptor, "stdout", notice, encoding=out.encoding)
+    if (output := standard.queued(descriptor, notice)) is not None:
+        return output
+    kind = QueuedOutput if may_block(descriptor) else Output
+    return kind(descriptor, "stdout", notice, encoding=out.encoding)
 
 
-class Logging(Service):
-    """A root service that brings its application the log of its plan, if `twistd_options` are those of a twistd.
+def open_log(application: Any, options: Mapping[str, Any], plan: Plan) -> OpenLog:
+    """Open the log that a plan and twistd's options configure, and set it on `application`. Raises `StartError`.
 
-    To be mixed into one that has `plan`.
+    With options of anything but twistd, the log is not ours.
     """
-
-    plan: Plan
-    twistd_options: Mapping[str, Any] | None = None
-    log: OpenLog | None = None
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Join an application, which twistd asks for its log once it is complete."""
-        super().setServiceParent(parent)
-        self.log = log = OpenLog(self.twistd_options or {}, self.plan.log, self.plan.access)
-        log.reopen_on_signal()
-        if self.plan.workers > 1:
-            log.relay()
-        if log.observer is not None:
-            parent.setComponent(ILogObserver, log.observer)
-        elif self.plan.log != "text":
-            _log.warn("log {form}: this log is opened by somebody else, and has its own form", form=self.plan.log)
-
-
-def _nothing() -> None:
-    """Do nothing more."""
+    log = OpenLog(options, plan.log, plan.access)
+    log.reopen_on_signal()
+    if log.observer is not None:
+        application.setComponent(ILogObserver, log.observer)
+    elif plan.log != "text":
+        _log.warn("log {form}: not supported here, where twistd or another program writes the log", form=plan.log)
+    return log

@@ -1,25 +1,33 @@
-"""Tests for service plugins: the network in memory, and one call that checks a service against the contract.
+"""Tests for services: clients in memory, the clock, and one call that finds what production would refuse.
 
-`check_service(service)` is the test that every service should have. `build`, `connect` and `bind` put a service
-on a network of memory for the tests that say what it does; docs/plugins.md shows both.
+    from netsvc.testing import check_service, connect
+
+    def test_shouts():
+        client = connect(service)
+        client.send(b"hello\\n")
+        client.expect(b"HELLO\\n")
+
+    def test_is_fit_for_production():
+        check_service(service)
+
+Everything happens in memory and at once, so tests are plain functions, for any test runner; with pytest, the fixtures
+of `netsvc.pytest_plugin` stop what a test has started. docs/howto/testing.md shows both.
 """
 
-from netsvc.testing.bench import Bench, bind, build, connect, load
-from netsvc.testing.contract import Report, check_service
-from netsvc.testing.watch import BreachError
-from netsvc.testing.wire import FakeDatagramTransport, FakeTransport, MemoryReactor, attach
+from netsvc.testing.checks import Finding, FindingsError, check_service
+from netsvc.testing.served import Client, DatagramClient, Received, Served, connect, connect_datagram, serve
+from netsvc.testing.wire import MemoryReactor
 
 __all__ = [
-    "Bench",
-    "BreachError",
-    "FakeDatagramTransport",
-    "FakeTransport",
+    "Client",
+    "DatagramClient",
+    "Finding",
+    "FindingsError",
     "MemoryReactor",
-    "Report",
-    "attach",
-    "bind",
-    "build",
+    "Received",
+    "Served",
     "check_service",
     "connect",
-    "load",
+    "connect_datagram",
+    "serve",
 ]

@@ -1,62 +1,75 @@
-"""Stands in for the network: a reactor whose time the test moves, and transports to both kinds of protocol.
+"""The network in memory: a reactor whose time the test moves, and transports for streams and datagrams.
 
-The stream transport is Twisted's own TCP transport over a socket made of memory, so that buffering, producers,
-half-close, abort and the order of events are those of a real connection.
+The transport and the datagram port are those that netsvc has on any reactor, over sockets in memory: so buffering,
+producers, half-close, abort, limits, refused addresses and the order of events are those of real ones.
 """
 
 from __future__ import annotations
 
 import errno
+import math
+import os
 import socket
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.abstract import isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionDone, ConnectionLost, InvalidAddressError, MessageLengthError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IReactorTime, IReactorUDP, IUDPTransport
-from twisted.internet.protocol import AbstractDatagramProtocol
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol, IReactorTime, IReactorUDP
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["LONGEST_DATAGRAM", "PEER", "WINDOW", "FakeDatagramTransport", "FakeTransport", "MemoryReactor", "attach"]
+from netsvc.reactor.datagrams import BesidePort, UDPPort, UNIXDatagramPort
+from netsvc.reactor.streams import PlainTCPPort
+
+__all__ = [
+    "LONGEST_DATAGRAM",
+    "PEER",
+    "WINDOW",
+    "FakeDatagramTransport",
+    "FakeTransport",
+    "MemoryReactor",
+    "attach",
+    "bind_datagrams",
+]
 
 #: Bytes. The longest payload of a UDP datagram over IPv4: 65,535 less the IP and UDP headers.
 LONGEST_DATAGRAM = 65507
-#: Bytes that a peer takes before it stops reading, unless the test says otherwise: enough for a conversation,
-#: and an end for a protocol that would send for ever.
+#: Bytes that a peer reads by default: enough for a conversation, and an end for a protocol that sends for ever.
 WINDOW = 1024 * 1024
-#: Where a peer connects from (an address set aside for examples).
+#: The default address of a peer (reserved for documentation), and of a datagram port.
 PEER = IPv4Address("TCP", "192.0.2.1", 54321)
-#: Rounds of reading and writing after which connections that still move are called endless.
+HOST = IPv4Address("UDP", "127.0.0.1", 40000)
+#: Rounds of reading and writing after which `turn` gives up.
 TURNS = 10000
 
 
 @implementer(IReactorTime, IReactorUDP)
 class MemoryReactor(MemoryReactorClock):
-    """A reactor in memory: `MemoryReactorClock`, datagrams, and connections that really carry bytes.
+    """Twisted's `MemoryReactorClock` with datagram sockets, and connections that carry bytes.
 
-    `udpServers` and `unixDatagramServers` record what was asked for, as `tcpServers` does.
+    `udpServers` and `unixDatagramServers` record the calls, as `tcpServers` does.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.udpServers: list[tuple[int, Any, str, int]] = []
         self.unixDatagramServers: list[tuple[str, Any, int, int]] = []
-        # A dict for its order: what happens must not depend on where objects lie in memory.
+        # An ordered set: the order of events must not depend on object addresses.
         self.connections: dict[FakeTransport, None] = {}
         self._next_port = 40001
 
     def advance(self, amount: float) -> None:
-        """Let time pass, in seconds, and carry what was written meanwhile."""
+        """Let `amount` seconds pass, and deliver what was written meanwhile."""
         super().advance(amount)
         self.turn()
 
     def turn(self) -> None:
-        """Carry everything that is on its way, until nothing moves. Time stands still."""
+        """Deliver everything that was written, until nothing moves. No time passes."""
         for _ in range(TURNS):
             super().advance(0)
             moving = [connection for connection in self.connections if connection.can_move()]
@@ -72,15 +85,14 @@ class MemoryReactor(MemoryReactorClock):
         """Bind a datagram protocol; port 0 gets a free one. Returns the transport, which is the port as well."""
         self.udpServers.append((port, protocol, interface, maxPacketSize))
         family = IPv6Address if isIPv6Address(interface) else IPv4Address
-        host = family("UDP", interface or "0.0.0.0", port or self._free_port())
-        return FakeDatagramTransport.bind(protocol, host, maxPacketSize)
+        return bind_datagrams(protocol, family("UDP", interface or "0.0.0.0", port or self._free_port()), self)
 
     def listenUNIXDatagram(
         self, address: str, protocol: Any, maxPacketSize: int = 8192, mode: int = 0o666
     ) -> FakeDatagramTransport:
         """Bind a datagram protocol to a path; no file is made."""
         self.unixDatagramServers.append((address, protocol, maxPacketSize, mode))
-        return FakeDatagramTransport.bind(protocol, UNIXAddress(address), maxPacketSize)
+        return bind_datagrams(protocol, UNIXAddress(address), self)
 
     def _free_port(self) -> int:
         self._next_port += 1
@@ -98,6 +110,8 @@ class _Socket:
         self.blocked = False
         self.ended = False
         self.aborted = False
+        #: Whether the peer has closed its socket, so that what is sent to it is answered with a reset.
+        self.gone = False
         self.options: dict[tuple[int, int], Any] = {}
 
     def setblocking(self, flag: bool) -> None:
@@ -113,7 +127,9 @@ class _Socket:
         del self.arriving[:size]
         return data
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: memoryview, flags: int = 0) -> int:
+        if self.gone and data:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         taken = bytes(data[: self.window])
         if data and not taken:
             self.blocked = True
@@ -122,7 +138,10 @@ class _Socket:
         self.received += taken
         return len(taken)
 
-    def getsockopt(self, level: int, option: int) -> Any:
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+        if size:
+            # What the kernel knows of a connection: nothing.
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
         return self.options.get((level, option), 0)
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
@@ -134,17 +153,22 @@ class _Socket:
         self.ended = True
 
     def close(self) -> None:
-        """Do nothing: there is no descriptor."""
+        self.ended = True
 
 
-class FakeTransport(Connection):
-    """A connection to a stream protocol, and the peer at its far end in the test's hands.
+_Transport: Any = PlainTCPPort.transport
 
-    The peer sends with `feed`, `half_close` and `lose`, and reads up to `window` bytes, more with `take`; what
-    it has got is `value()`. `ended` and `aborted` tell how it saw the connection close. All that follows from
-    one of these calls has happened when the call returns, but for what waits for time to pass. An error that
-    the protocol raises comes out of the call.
+
+class FakeTransport(_Transport):  # type: ignore[misc]
+    """A connection to a stream protocol; its methods also act for the peer.
+
+    The peer sends with `feed`, ends with `half_close`, `close` or `lose`, and reads up to `window` bytes; `value()` is
+    what it has received, `ended` and `aborted` are how the connection closed. When a call returns, everything that
+    follows from it has happened, except what waits for time. Errors of the protocol are raised by it.
     """
+
+    # As a UNIX socket, it counts its bytes itself.
+    counted_by_kernel = False
 
     def __init__(
         self,
@@ -157,41 +181,75 @@ class FakeTransport(Connection):
     ) -> None:
         self._network = reactor or MemoryReactor()
         self._wire = _Socket(window)
-        self._peer = peer
-        self._host = host or IPv4Address("TCP", "127.0.0.1", 40000)
-        super().__init__(cast(Any, self._wire), protocol, cast(Any, self._network))
+        self._place = (peer, host or IPv4Address("TCP", "127.0.0.1", 40000))
+        self.server: Any = None
+        # Not that of its base, which needs the address of a real socket.
+        Connection.__init__(self, cast(Any, self._wire), protocol, cast(Any, self._network))
         self.connected = 1
         self._network.connections[self] = None
         self.startReading()
 
     def getHost(self) -> IAddress:
         """Return the server's address."""
-        return self._host
+        return self._place[1]
 
     def getPeer(self) -> IAddress:
         """Return the peer's address."""
-        return self._peer
+        return self._place[0]
+
+    def keep_socket(self) -> Any:
+        """Return None: nothing waits for the peer's acknowledgement in memory."""
+        return None
+
+    def _dataReceived(self, data: bytes) -> Any:
+        self.received += len(data)
+        self.moved_at = self.reactor.seconds()
+        return super()._dataReceived(data)
+
+    def writeSomeData(self, data: Any) -> Any:
+        """Write once, and count it; see `FileDescriptor.writeSomeData`."""
+        sent = super().writeSomeData(data)
+        # An exception as the result means that the connection is lost.
+        if isinstance(sent, int) and sent > 0:
+            self.sent += sent
+            self.moved_at = self.reactor.seconds()
+        return sent
 
     def feed(self, data: bytes) -> None:
-        """Let the peer send `data`; lost if there is no connection any more."""
+        """Send `data` as the peer; dropped if the connection is closed."""
         if self.connected:
             self._wire.arriving += data
             self._network.turn()
 
     def half_close(self, data: bytes = b"") -> None:
-        """Let the peer say that it has sent all (a FIN). It still reads. `data` comes together with that."""
+        """Send `data` and a FIN as the peer, which still reads."""
         self._wire.arriving += data
         self._wire.finished = True
         self._network.turn()
 
+    def close(self) -> None:
+        """End the connection in order as the peer, which reads nothing more."""
+        self._wire.gone = True
+        self._wire.blocked = False
+        self.half_close()
+
     def lose(self) -> None:
-        """Break the connection, as a peer that crashes does. Does nothing to one that is gone."""
+        """Break the connection, as a peer that crashes. Does nothing if it is closed."""
         self.connectionLost(Failure(ConnectionLost()))
         self._network.turn()
 
     def take(self, count: int) -> None:
-        """Let the peer read `count` bytes more than it would have."""
-        self._wire.window += count
+        """Let the peer read `count` bytes more."""
+        self.window += count
+
+    @property
+    def window(self) -> int:
+        """How many more bytes the peer reads; it can be set."""
+        return self._wire.window
+
+    @window.setter
+    def window(self, size: int) -> None:
+        self._wire.window = size
         self._wire.blocked = False
         self._network.turn()
 
@@ -214,17 +272,22 @@ class FakeTransport(Connection):
         return self._wire.aborted
 
     @property
+    def unsent(self) -> int:
+        """How many bytes of the peer the server has not read."""
+        return len(self._wire.arriving)
+
+    @property
     def buffered(self) -> int:
         """How many bytes wait in the transport for the peer to read."""
-        return len(self.dataBuffer) - self.offset + int(self._tempDataLen)
+        return int(len(self.dataBuffer) - self.offset + self._tempDataLen)
 
     @property
     def reading(self) -> bool:
-        """Whether the protocol lets the peer's bytes come, and has not paused them."""
+        """Whether the protocol reads, and has not paused."""
         return self in self._network.readers
 
     def can_move(self) -> bool:
-        """Tell whether there is something to read that may be read, or to write that the peer takes."""
+        """Return whether something can be read, or written."""
         return self._readable() or self._writable()
 
     def _readable(self) -> bool:
@@ -236,13 +299,20 @@ class FakeTransport(Connection):
     def move(self) -> None:
         """Read and write once, in the order of Twisted's reactors.
 
-        What is read is answered in the next round: poll() had looked before, whether there was anything to write.
+        Answers to what is read are written in the next round, because poll() came before the read.
         """
         writable = self._writable()
-        if self._readable():
-            self._settle(self.doRead(), reading=True)
-        if writable and self._writable():
-            self._settle(self.doWrite(), reading=False)
+        try:
+            if self._readable():
+                self._settle(self.doRead(), reading=True)
+            if writable and self._writable():
+                self._settle(self.doWrite(), reading=False)
+        except BaseException as error:
+            # As the reactor does, which then logs it.
+            self.stopReading()
+            self.stopWriting()
+            self.connectionLost(Failure(error))
+            raise
 
     def _settle(self, why: Exception | None, *, reading: bool) -> None:
         # As twisted.internet.posixbase does with the outcome of doRead and doWrite.
@@ -254,99 +324,167 @@ class FakeTransport(Connection):
         else:
             self.connectionLost(Failure(why))
 
+    def readConnectionLost(self, reason: Failure) -> None:
+        """As Twisted's, which logs an error of the protocol; here it is raised."""
+        self._at_end = True
+        self.peer_first = not (self.disconnecting or self._writeDisconnected)
+        if IHalfCloseableProtocol.providedBy(self.protocol):
+            cast(Any, self.protocol).readConnectionLost()
+        else:
+            self.connectionLost(reason)
+
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the protocol, once, that the connection is gone."""
-        self._network.connections.pop(self, None)
-        super().connectionLost(reason)
+        """Report the loss to the protocol, once."""
+        if self in self._network.connections:
+            del self._network.connections[self]
+            super().connectionLost(reason)
 
 
 def attach(protocol: IProtocol, reactor: MemoryReactor | None = None, **how: Any) -> FakeTransport:
-    """Connect a stream protocol and return its transport. `how` is what `FakeTransport` takes."""
+    """Connect a stream protocol and return its transport. `how`: the keyword arguments of `FakeTransport`."""
     transport = FakeTransport(protocol, reactor, **how)
     protocol.makeConnection(cast(Any, transport))
     transport._network.turn()
     return transport
 
 
-@implementer(IUDPTransport, IListeningPort)
-class FakeDatagramTransport:
-    """A bound datagram socket in memory, for UDP or, with a `UNIXAddress`, for a UNIX socket.
+class _DatagramSocket:
+    """The memory between a datagram port and its peers, with the methods of a non-blocking socket."""
 
-    `written` holds each datagram that was sent with its address. What a real socket refuses is refused here: a
-    datagram that is too long (`MessageLengthError`), a host name in place of an IP address, an address of the
-    other IP version (`InvalidAddressError`). An error that the protocol raises comes out of `feed`.
-    """
-
-    def __init__(self, host: IAddress | None = None, max_packet_size: int = 65535) -> None:
+    def __init__(self, name: Any) -> None:
+        self.name = name
+        self.family = socket.AF_INET6 if isinstance(name, tuple) and ":" in name[0] else socket.AF_INET
+        self.arriving: deque[tuple[bytes, Any]] = deque()
         self.written: list[tuple[bytes, Any]] = []
-        self.protocol: AbstractDatagramProtocol | None = None
-        self._host = host or IPv4Address("UDP", "127.0.0.1", 40000)
-        self._max_packet_size = max_packet_size
-        self._connected_to: tuple[str, int] | None = None
-        self._broadcast = False
+        #: Called with each datagram that is sent, and its address.
+        self.deliver: Callable[[bytes, Any], object] = lambda data, address: None
+        self._options: dict[tuple[int, int], Any] = {}
+        self._peer: Any = None
 
-    @classmethod
-    def bind(cls, protocol: Any, host: IAddress | None = None, max_packet_size: int = 65535) -> FakeDatagramTransport:
-        """Make a transport and start a protocol on it."""
-        transport = cls(host, max_packet_size)
-        transport.protocol = protocol
-        transport.startListening()
-        return transport
+    def getsockname(self) -> Any:
+        return self.name
 
-    def feed(self, data: bytes, address: Any = ("192.0.2.1", 54321)) -> None:
-        """Let a datagram come. As at a real socket, what exceeds `max_packet_size` is cut off."""
-        assert self.protocol is not None, "no protocol listens here"
-        self.protocol.datagramReceived(data[: self._max_packet_size], address)
+    def fileno(self) -> int:
+        return -1
 
-    def write(self, packet: bytes, addr: Any = None) -> None:
-        """Send a datagram, to the connected address if none is given."""
-        if not isinstance(packet, bytes):
-            raise TypeError(f"a datagram is bytes, not {type(packet).__name__}")
-        address = addr or self._connected_to
+    def dup(self) -> _DatagramSocket:
+        return self
+
+    def close(self) -> None:
+        """Do nothing: there is no descriptor."""
+
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        if not self.arriving:
+            raise BlockingIOError(errno.EWOULDBLOCK, "nothing has come")
+        return self.arriving.popleft()
+
+    def sendto(self, data: bytes, address: Any) -> int:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"a datagram is bytes, not {type(data).__name__}")
         if not address:
             raise TypeError("a datagram needs an address to go to")
-        if not isinstance(self._host, UNIXAddress):
-            self._check_address(address[0])
-            if len(packet) > LONGEST_DATAGRAM:
-                raise MessageLengthError("message too long")
-        self.written.append((packet, address))
+        if isinstance(self.name, tuple) and len(data) > LONGEST_DATAGRAM:
+            raise OSError(errno.EMSGSIZE, "Message too long")
+        if address[0] == "<broadcast>" and not self._options.get((socket.SOL_SOCKET, socket.SO_BROADCAST)):
+            raise OSError(errno.EACCES, "Permission denied")
+        self.written.append((bytes(data), address))
+        self.deliver(bytes(data), address)
+        return len(data)
 
-    def _check_address(self, host: str) -> None:
-        version_6 = isinstance(self._host, IPv6Address)
-        if not (isIPAddress(host) or isIPv6Address(host) or (host == "<broadcast>" and self._broadcast)):
-            raise InvalidAddressError(host, "write() takes IP addresses, not host names")
-        if isIPv6Address(host) is not version_6:
-            raise InvalidAddressError(host, f"this socket is for IPv{6 if version_6 else 4}")
+    def connect(self, address: Any) -> None:
+        self._peer = address
 
-    def writeSequence(self, packets: Sequence[bytes], addr: Any = None) -> None:
-        """Send one datagram made of parts."""
-        self.write(b"".join(packets), addr)
+    def send(self, data: bytes) -> int:
+        return self.sendto(data, self._peer)
 
-    def connect(self, host: str, port: int) -> None:
-        """Send everything to one address from now on."""
-        self._check_address(host)
-        self._connected_to = (host, port)
+    def getsockopt(self, level: int, option: int) -> Any:
+        return self._options.get((level, option), 0)
 
-    def getHost(self) -> Any:
-        """Return the address that the socket is bound to."""
-        return self._host
+    def setsockopt(self, level: int, option: int, value: Any) -> None:
+        self._options[level, option] = value
 
-    def startListening(self) -> None:
-        """Start the protocol."""
-        assert self.protocol is not None, "no protocol listens here"
-        self.protocol.makeConnection(self)
 
-    def stopListening(self) -> Deferred[None]:
-        """Stop the protocol. Does nothing the second time."""
-        if self.protocol is not None:
-            protocol, self.protocol = self.protocol, None
-            protocol.doStop()
-        return succeed(None)
+class _MemoryPort:
+    """What both kinds of `FakeDatagramTransport` add to the real port."""
 
-    def setBroadcastAllowed(self, enabled: bool) -> None:
-        """Allow or forbid sending to `<broadcast>`."""
-        self._broadcast = enabled
+    protocol: Any
+    maxPacketSize: int
+    sessions: Any
+    reactor: Any
+    read_batch: Any
+    startListening: Any
+    memory: _DatagramSocket
 
-    def getBroadcastAllowed(self) -> bool:
-        """Tell whether sending to `<broadcast>` is allowed."""
-        return self._broadcast
+    @property
+    def written(self) -> list[tuple[bytes, Any]]:
+        """Each sent datagram with its address."""
+        return self.memory.written
+
+    def feed(self, data: bytes, address: Any = (PEER.host, PEER.port)) -> None:
+        """Deliver a datagram, through the limits if there are any. Without, errors of the protocol are raised."""
+        if self.sessions is None:
+            self.protocol.datagramReceived(data, address)
+        else:
+            self.memory.arriving.append((bytes(data), address))
+            self.read_batch(math.inf)
+        self.reactor.turn()
+
+    def close(self) -> None:
+        """Close the port, at once."""
+        cast(Any, self).stopListening()
+        self.reactor.turn()
+
+
+class _MemoryUDPPort(_MemoryPort, UDPPort):
+    def _bindSocket(self) -> None:
+        self.socket = self.memory = _DatagramSocket((self.interface or "0.0.0.0", self.port))
+        self._sources = {}
+        self._realPortNumber = self.port
+        self.connected = 1
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
+
+    def _bind_beside(self, local: tuple[Any, ...], number: int) -> Any:
+        if number in {port.getHost().port for port in self.beside}:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        bound = _DatagramSocket((local[0], number or self.reactor._free_port()))
+        bound.deliver = self.memory.deliver
+        return bound
+
+
+class _MemoryBesidePort(_MemoryPort, BesidePort):
+    def _bindSocket(self) -> None:
+        super()._bindSocket()
+        self.memory = cast(Any, self.socket)
+
+
+_MemoryUDPPort.beside_kind = _MemoryBesidePort
+
+
+class _MemoryUNIXPort(_MemoryPort, UNIXDatagramPort):
+    def __init__(self, reactor: Any, path: str, protocol: Any) -> None:
+        self.memory = _DatagramSocket(path)
+        super().__init__(reactor, cast(Any, self.memory), protocol)
+
+
+#: A datagram port in memory.
+FakeDatagramTransport = _MemoryUDPPort | _MemoryUNIXPort
+
+
+def bind_datagrams(
+    protocol: Any, host: IAddress | None = None, reactor: MemoryReactor | None = None
+) -> FakeDatagramTransport:
+    """Return the port of a datagram protocol: UDP, or a UNIX socket if `host` is a `UNIXAddress`.
+
+    It is netsvc's own port over a socket in memory. So it refuses what a real one refuses: a datagram that is too long
+    (`MessageLengthError`), a host name, and an address of the other IP version (`InvalidAddressError`).
+    """
+    port = make_port(protocol, host or HOST, reactor or MemoryReactor())
+    port.startListening()
+    return port
+
+
+def make_port(protocol: Any, host: Any, reactor: MemoryReactor) -> FakeDatagramTransport:
+    """Return a port that does not listen yet."""
+    if isinstance(host, UNIXAddress):
+        return _MemoryUNIXPort(reactor, os.fsdecode(host.name or b""), protocol)
+    return _MemoryUDPPort(host.port, protocol, host.host, reactor=reactor)

@@ -1,1 +1,1 @@
-"""Puts the program that is installed now in the place of the process that runs, without a refused connection."""
+"""Replaces the running process by the installed program, without refusing a connection."""

@@ -1,63 +1,91 @@
-"""How this process was started: so the program that is installed now is started in its place."""
+"""Records how this process was started, to start the installed program in the same way, and adapts twistd's options."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from netsvc.host.notify import OWN
-from netsvc.host.standin import FORWARDED
-from netsvc.text import escape
+from netsvc.base.directory import working_directory
+from netsvc.base.signals import process_signals
+from netsvc.base.text import escape
+from netsvc.server.notify import OWN
+from netsvc.server.pidfile import PidFile
+from netsvc.upgrade.proxy_process import FORWARDED
 
-__all__ = ["Program"]
+#: The environment variable with the descriptor of the handoff.
+VARIABLE = "NETSVC_UPGRADE"
 
 
 @dataclass(frozen=True)
 class Program:
-    """A command, with the directory and the environment in which it was given, and the signals it was to ignore."""
+    """The command of this process, its directory and environment, and the signals that were ignored at its start."""
 
-    words: Sequence[str]
+    arguments: Sequence[str]
     directory: str
     environment: Mapping[str, str]
     ignored: Sequence[int] = ()
 
     @classmethod
     def current(cls) -> Program:
-        """Return that of this process. To be called before anything has left the directory that it was started in."""
-        ignored = [number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN]
-        return cls(tuple(sys.orig_argv), _directory(), dict(os.environ), ignored)
+        """Return the program of this process. Must be called before it changes its working directory."""
+        ignored = [number for number in FORWARDED if process_signals.was_ignored(number)]
+        return cls(tuple(sys.orig_argv), working_directory(), dict(os.environ), ignored)
 
     @property
     def path(self) -> str:
         """The file to execute."""
-        named = self.words[0]
+        named = self.arguments[0]
         path = os.path.join(self.directory, named) if "/" in named else ""
         return path if path and os.access(path, os.X_OK, effective_ids=True) else sys.executable
 
     def variables(self, more: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment, with `more`, and without what was said to this process alone."""
-        return {name: value for name, value in self.environment.items() if name not in OWN} | dict(more)
+        """Return the environment with `more`, the directory, and without the variables meant for this process alone."""
+        inherited = {name: value for name, value in self.environment.items() if name not in OWN}
+        return inherited | {"PWD": self.directory} | dict(more)
 
     def refusal(self) -> str:
-        """Say why it cannot be started again, if it cannot."""
+        """Return the reason why the program cannot be started again; an empty string if it can."""
+        outside = "or it is outside the root directory of --chroot"
+        if not os.path.exists(self.path):
+            return f"{escape(self.path)} does not exist any more, {outside}; restart netsvc"
         if not os.access(self.path, os.X_OK, effective_ids=True):
-            return f"user {os.geteuid()} may not run {escape(self.path)}, or it is not below a changed root"
-        if not os.access(self.directory, os.X_OK, effective_ids=True):
-            return (
-                f"user {os.geteuid()} cannot enter {escape(self.directory)}, where it was started, or it is not below "
-                "a changed root"
-            )
+            return f"user {os.geteuid()} may not run {escape(self.path)}, {outside}"
+        # If it was removed, the new process finds what is named by an absolute path.
+        if os.path.exists(self.directory) and not os.access(self.directory, os.X_OK, effective_ids=True):
+            return f"user {os.geteuid()} cannot enter {escape(self.directory)}, where it was started, {outside}"
         return ""
 
 
-def _directory() -> str:
-    """Return the working directory, as it was named: a link may point to another version by the time of an upgrade."""
-    named = os.environ.get("PWD", "")
-    with suppress(OSError):
-        if os.path.isabs(named) and os.path.samefile(named, "."):
-            return named
-    return os.getcwd()
+def take_pid_file(options: MutableMapping[str, Any]) -> PidFile | None:
+    """Remove the pid file from the options: twistd does not write it atomically, and may remove another process's."""
+    path = options.get("pidfile")
+    if not path:
+        return None
+    options["pidfile"] = ""
+    return PidFile(os.path.abspath(path))
+
+
+def is_detached(options: MutableMapping[str, Any], predecessor: Any) -> bool:
+    """Return whether this process is or becomes a daemon. `predecessor` is a `Predecessor` or None."""
+    if predecessor is not None:
+        return bool(predecessor.handoff.detached)
+    return not options.get("nodaemon", True) and not options.get("debug")
+
+
+def start_within(options: MutableMapping[str, Any]) -> None:
+    """Remove options that already apply to a process started by an upgrade: daemon, chroot, user and group."""
+    if not options.get("nodaemon", True):
+        options["nodaemon"] = True
+        # Without a name the log would now go to stdout.
+        options["logfile"] = options.get("logfile") or "twistd.log"
+    if options.get("chroot") is not None:
+        options["chroot"] = None
+        if options.get("rundir") == ".":
+            options["rundir"] = "/"
+    if options.get("uid") is not None and options["uid"] == os.geteuid():
+        options["uid"] = options["gid"] = None
+    if options.get("gid") is not None and options["gid"] == os.getegid():
+        options["gid"] = None

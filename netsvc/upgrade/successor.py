@@ -1,118 +1,143 @@
-"""The process that is to take the place of this one, as seen from here: from its start until it serves, or does not."""
+"""The process that replaces this one: started with its ports, and watched until it serves or has ended."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
-from twisted.python.failure import Failure
+from netsvc.base.directory import entered
+from netsvc.base.errors import UserError
+from netsvc.base.signals import blocked
+from netsvc.base.text import plain
+from netsvc.listen.handoff import Handoff, OfferedPort
+from netsvc.listen.systemd import activated
+from netsvc.server.interface import Replaceable
+from netsvc.upgrade.program import VARIABLE, Program
+from netsvc.workers.channel import (
+    FIRST_SOCKET,
+    LONGEST_REPORT,
+    ORDERS,
+    REPORTS,
+    STDERR,
+    STDOUT,
+    ChildProcess,
+)
+from netsvc.workers.handover import Handover
 
-from netsvc.text import plain
-from netsvc.workers.briefing import ORDERS, REPORTS
-from netsvc.workers.child import LAST_WORDS
-from netsvc.workers.reports import LONGEST_LINE, LONGEST_REPORT, LineCutter, read_report
-
-__all__ = ["KILL_AFTER", "MOST_LINES", "Successor"]
-
-#: Seconds that it has to end when it is told to, before it is killed.
+#: Seconds for the new process to end when ordered to; then it is killed.
 KILL_AFTER = 5.0
-#: Lines of what it prints before it can say what is wrong: the last ones of a traceback say most.
+#: Printed lines that are kept, for errors before it can send reports: the last lines of a traceback matter most.
 MOST_LINES = 10
 
 
-class Successor(ProcessProtocol):
-    """One process. What it is told first is `briefing`.
+class Upgrade(Handover):
+    """Starts `program`, and hands it the ports of `serving`.
 
-    `reported` is called with the words of each of its reports, and `ended` with how it ended, once. `lines` are the
-    last that it has printed.
+    When `done` fires, the ports are closed in this process. `lines` are the last printed lines of the new process.
     """
-
-    transport: Any
 
     def __init__(
         self,
-        clock: Any,
-        briefing: bytes,
-        reported: Callable[[str, tuple[str, ...]], None],
-        ended: Callable[[str], None],
+        reactor: Any,
+        serving: Replaceable,
+        program: Program,
+        *,
+        proxy: int | None,
+        detached: bool,
+        environment: Mapping[str, str],
+        pid: int,
     ) -> None:
-        self.pid = 0
+        super().__init__(reactor)
         self.lines: deque[str] = deque(maxlen=MOST_LINES)
-        #: How it has ended, as `os.waitpid` has it, once it has.
-        self.status: int | None = None
-        self._clock = clock
-        self._briefing = briefing
-        self._reported = reported
-        self._tell_ended = ended
-        self._has_ended = False
-        self._deadline: Any = None
-        self._cutters: Mapping[int, LineCutter] = {
-            1: LineCutter(LONGEST_LINE),
-            2: LineCutter(LONGEST_LINE),
-            REPORTS: LineCutter(LONGEST_REPORT),
-        }
+        self.successor = ChildProcess(reactor, reported=self._reported, printed=self._printed, ended=self._ended)
+        self._serving = serving
+        self._program = program
+        self._proxy = proxy
+        self._detached = detached
+        self._environment = environment
+        self._pid = pid
+        self._ports: list[OfferedPort] = []
+        #: The ports that the new process uses, and the number of its processes.
+        self._taken: list[OfferedPort] = []
+        self._successors = 1
 
-    def connectionMade(self) -> None:
-        """Tell it what there is."""
-        self.pid = self.transport.pid
-        self.transport.writeToChild(ORDERS, self._briefing)
+    def _start(self) -> None:
+        self._ports = self._serving.ports()
+        sockets: dict[int, int] = {}
 
-    def order(self, line: bytes) -> None:
-        """Give it an order, if it is still there to take it."""
-        if ORDERS in self.transport.pipes:
-            self.transport.writeToChild(ORDERS, line)
+        def passed(descriptor: int) -> int:
+            number = FIRST_SOCKET + len(sockets)
+            sockets[number] = descriptor
+            return number
 
-    def signal(self, name: str) -> None:
-        """Send it a signal, if it is still there."""
-        with suppress(ProcessExitedAlready):
-            self.transport.signalProcess(name)
+        self.successor.handoff = Handoff(
+            self._pid,
+            [port.passed(passed) for port in self._ports],
+            None if self._proxy is None else passed(self._proxy),
+            [(name, passed(number)) for name, number in activated()],
+            self._detached,
+            self._program.ignored,
+        )
+        program = self._program
+        try:
+            # Sent to the process group, they would end a process that does not handle them yet.
+            with blocked(), entered(program.directory):
+                self._clock.spawnProcess(
+                    self.successor,
+                    program.path,
+                    [program.path, *program.arguments[1:]],
+                    env=program.variables({**self._environment, VARIABLE: str(ORDERS)}),
+                    childFDs={0: 0, 1: "r", 2: "r", ORDERS: "w", REPORTS: "r", STDOUT: 1, STDERR: 2, **sockets},
+                )
+        except OSError as error:
+            raise UserError([f"the new process could not be started: {error.strerror}"]) from error
 
-    def end(self) -> None:
-        """Have it end, by force if it takes its time."""
-        if not self._has_ended and self._deadline is None:
-            self.order(b"end\n")
-            self.signal("TERM")
-            self._deadline = self._clock.callLater(KILL_AFTER, self.signal, "KILL")
+    def _reported(self, kind: str, *arguments: str) -> None:
+        # The installed program may be of any version.
+        if kind == "failed":
+            self.fail(*arguments)
+        elif kind == "ready" and self._step is None and len(arguments) >= 2:
+            numbers = [int(number) for number in arguments[0].split(",") if number.isdigit()]
+            self._taken = [self._ports[number] for number in numbers if number < len(self._ports)]
+            self._successors = int(arguments[1]) if arguments[1].isdigit() else 1
+            self.ready()
+        elif kind == "serving" and arguments and arguments[0].isdigit():
+            self.committed(int(arguments[0]))
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Take in what it says."""
-        for line in self._cutters[childFD].feed(data):
-            self._said(childFD, line)
-
-    def childConnectionLost(self, childFD: int) -> None:
-        """Take in what it was about to say."""
-        if childFD in self._cutters:
-            for line in self._cutters[childFD].end():
-                self._said(childFD, line)
-
-    def _said(self, descriptor: int, line: bytes) -> None:
-        if descriptor == REPORTS:
-            word, *rest = read_report(line)
-            self._reported(word, tuple(rest))
-        elif text := plain(line.decode("utf-8", "backslashreplace")).rstrip():
+    def _printed(self, line: bytes, _is_error: bool) -> None:
+        if text := plain(line.decode("utf-8", "backslashreplace")).rstrip():
             self.lines.append(text)
 
-    def processExited(self, reason: Failure) -> None:
-        """Wait for the rest of what it said, but not for ever."""
-        self._cancel()
-        self._deadline = self._clock.callLater(LAST_WORDS, self.processEnded, reason)
+    def fail(self, *lines: str) -> None:
+        """Fail the upgrade for these reasons. `done` fails when the new process has ended."""
+        super().fail(*(line[:LONGEST_REPORT] for line in lines))
 
-    def processEnded(self, reason: Failure) -> None:
-        """Tell how it ended."""
-        if self._has_ended:
-            return
-        self._has_ended = True
-        self._cancel()
-        for descriptor in self._cutters:
-            self.childConnectionLost(descriptor)
-        error: Any = reason.value
-        self.status = error.status or 0
-        self._tell_ended(f"by signal {error.signal}" if error.signal else f"with status {error.exitCode or 0}")
+    def _prepare(self) -> float:
+        return self._serving.prepare(self._successors)
 
-    def _cancel(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+    def _steps(self) -> int:
+        return self._serving.processes()
+
+    def _pause(self, step: int) -> None:
+        self._serving.pause(step, self._successors, self._taken)
+
+    def _commit(self, step: int, steps: int) -> bool:
+        self.successor.order(b"serve %d %d\n" % (step, steps))
+        return False
+
+    def _release(self) -> None:
+        for owner in dict.fromkeys(port.owner for port in self._taken):
+            owner.release()
+
+    def _resume(self) -> None:
+        self._serving.resume(self._taken)
+
+    def _stop(self) -> bool:
+        self.successor.end(b"end\n", KILL_AFTER)
+        return False
+
+    def _ended(self, how: str) -> None:
+        if not self.is_over:
+            self.fail(f"the new process {how}, and was never ready", *self.lines)
+            self.stopped()

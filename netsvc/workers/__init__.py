@@ -1,1 +1,1 @@
-"""Several processes that serve the same ports."""
+"""Runs a plan in several processes that share its ports."""

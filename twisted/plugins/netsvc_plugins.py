@@ -7,10 +7,10 @@ from netsvc.embedded.prefix import EndpointPrefix
 from netsvc.service import ServicePlugin
 
 netsvc = ServiceMaker("netsvc", "netsvc.tap", "Run TCP and UDP services together in one process", "netsvc")
-fast = Reactor("netsvc", "netsvc.reactor", "The epoll reactor of netsvc: fewer system calls for each message")
+fast = Reactor("netsvc", "netsvc.reactor.epoll", "The epoll reactor of netsvc: fewer system calls for each message")
 guard = EndpointPrefix("guard", "netsvc.embedded.endpoint.guarded_endpoint")
 
-echo = ServicePlugin("echo", "netsvc.services.echo.service:service", "Send back what comes (RFC 862)")
-reply = ServicePlugin("reply", "netsvc.services.reply.service:service", "Answer everything with a fixed text")
-chat = ServicePlugin("chat", "netsvc.services.chat.service:service", "Chat rooms for nc, telnet and friends")
-files = ServicePlugin("files", "netsvc.services.files.service:service", "Send files from below one directory")
+echo = ServicePlugin("echo", "netsvc.services.echo:service", "Send back what comes (RFC 862)")
+reply = ServicePlugin("reply", "netsvc.services.reply:service", "Answer everything with a fixed text")
+chat = ServicePlugin("chat", "netsvc.services.chat:service", "Chat rooms for nc, telnet and friends")
+files = ServicePlugin("files", "netsvc.services.files:service", "Send files from below one directory")

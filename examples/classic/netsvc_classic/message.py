@@ -1,4 +1,4 @@
-"""The wire forms of a service that has one thing to say, whatever it is sent."""
+"""The protocols of a service that sends one message to every client, whatever the client sends."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from typing import Any
 
 from twisted.internet.protocol import Protocol
 
-from netsvc.datagram import AnsweringProtocol, LoopGuard
+from netsvc.datagram import AnsweringProtocol
+from netsvc.service import PlainCore
 
 __all__ = ["Message", "MessageCore", "MessageDatagram"]
 
 
-class MessageCore(LoopGuard):
-    """What is said. Subclasses define `message`."""
+class MessageCore(PlainCore):
+    """The core of such a service. Subclasses define `message`."""
 
     def now(self) -> float:
         """Return the time in seconds since 1970."""
         return float(self.context.reactor.seconds())
 
     def message(self) -> bytes:
-        """Return what whoever asks now is told."""
+        """Return the message to send now."""
         raise NotImplementedError
 
 
 class Message(Protocol):
-    """Sends the message to whoever connects, and closes. What the client sends is thrown away."""
+    """Sends the message to each client that connects, and closes. What the client sends is ignored."""
 
     transport: Any
     factory: Any
@@ -41,5 +42,5 @@ class MessageDatagram(AnsweringProtocol):
     core: MessageCore
 
     def answer(self, data: bytes) -> bytes:
-        """Return the message, whatever was asked."""
+        """Return the message, whatever the datagram."""
         return self.core.message()

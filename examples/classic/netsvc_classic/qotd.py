@@ -6,10 +6,10 @@ from pathlib import Path
 
 from twisted.python import usage
 
-from netsvc.errors import MistakeError
+from netsvc.base.text import escape, is_unsafe
+from netsvc.errors import UserError
 from netsvc.interfaces import Context, Options
 from netsvc.service import Service
-from netsvc.text import escape, is_unsafe
 from netsvc_classic.message import Message, MessageCore, MessageDatagram
 
 __all__ = ["service"]
@@ -30,28 +30,28 @@ QUOTES = (
 class QotdOptions(Options):
     """The options of the quote of the day."""
 
-    optParameters = [["file", None, None, "A UTF-8 file of quotes, with a line that is just % between two of them"]]
+    optParameters = [["file", None, None, "A UTF-8 file of quotes, separated by lines that are just %"]]
 
 
 def read_quotes(path: str) -> list[bytes]:
-    """Read a file of quotes. Raises `MistakeError` for a file that cannot be served, with a line for every reason."""
+    """Read a file of quotes. Raises `UserError` for a file that cannot be served, with a line for every reason."""
     named = f"qotd file {escape(path)}"
     try:
         with Path(path).open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
         quotes = [quote.strip("\r\n") for quote in data.decode("utf-8").replace("\r\n", "\n").split("\n%\n")]
     except OSError as error:
-        raise MistakeError([f"{named}: {error.strerror}; give another --qotd-file"]) from None
+        raise UserError([f"{named}: {error.strerror}; give another --qotd-file"]) from None
     except UnicodeDecodeError as error:
-        raise MistakeError([f"{named}: byte {error.start + 1} is not UTF-8; save it as UTF-8"]) from None
+        raise UserError([f"{named}: byte {error.start + 1} is not UTF-8; save it as UTF-8"]) from None
     if len(data) > LARGEST_FILE:
-        raise MistakeError([f"{named}: longer than {LARGEST_FILE} bytes; split it"])
+        raise UserError([f"{named}: longer than {LARGEST_FILE} bytes; split it"])
     lines = [_encode(quote) for quote in quotes if quote.strip()]
-    mistakes = [f"{named}, quote {number}: {_fault(line)}" for number, line in enumerate(lines, 1) if _fault(line)]
+    errors = [f"{named}, quote {number}: {_fault(line)}" for number, line in enumerate(lines, 1) if _fault(line)]
     if not lines:
-        mistakes = [f"{named}: no quote in it; write one"]
-    if mistakes:
-        raise MistakeError(mistakes)
+        errors = [f"{named}: no quote in it; write one"]
+    if errors:
+        raise UserError(errors)
     return lines
 
 
@@ -68,16 +68,16 @@ def _fault(line: bytes) -> str | None:
 
 
 class Qotd(MessageCore):
-    """The quotes, those of the file if one is given; it is read when the service starts."""
+    """The quotes: those of the file, if one is given. It is read when the service starts."""
 
     quotes: list[bytes] = [_encode(quote) for quote in QUOTES]
 
     def __init__(self, options: usage.Options, context: Context) -> None:
         super().__init__(options, context)
-        self._told = context.metrics.counter("quotes", "Quotes that were told, by their number", ["number"])
+        self._sent = context.metrics.counter("quotes", "Quotes that were sent, by number", ["number"])
 
     def check(self) -> None:
-        """Raise `MistakeError` if the file cannot be served."""
+        """Raise `UserError` if the file cannot be served."""
         self._read()
 
     def start(self) -> None:
@@ -91,7 +91,7 @@ class Qotd(MessageCore):
     def message(self) -> bytes:
         """Return the quote of this day, which begins at midnight UTC."""
         number = int(self.now() // SECONDS_A_DAY) % len(self.quotes)
-        self._told.labels(number + 1).inc()
+        self._sent.labels(number + 1).inc()
         return self.quotes[number]
 
 

@@ -1,4 +1,4 @@
-// Writes numbers, as `netsvc status` writes them.
+// Writes numbers in a few characters.
 
 const scaled = (value, powers) => {
   let power = 0;

@@ -39,9 +39,9 @@ function headers(more) {
 async function post(path) {
   try {
     const answer = await fetch(path, { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: "{}" });
-    const told = await answer.json();
+    const result = await answer.json();
     if (answer.status === 401) login(true);
-    return { ok: answer.ok, lines: told.lines || (told.error ? [told.error] : []) };
+    return { ok: answer.ok, lines: result.lines || (result.error ? [result.error] : []) };
   } catch {
     return { ok: false, lines: ["the server does not answer"] };
   }
@@ -67,9 +67,9 @@ function ask(title, text, yes, danger) {
 }
 
 const COMMANDS = {
-  reload: ["Reload the configuration?", "What has changed in it is put in force. Connections go on.", "Reload", false],
-  upgrade: ["Upgrade?", "The program that is installed now takes the ports over. Connections that are open may end as after a drain.", "Upgrade", false],
-  drain: ["Drain and stop?", "It accepts nobody any more, waits until conversations have ended, and stops. Nothing starts it again but you or whatever watches it.", "Drain and stop", true],
+  reload: ["Reload the configuration?", "Changes take effect. Open connections continue.", "Reload", false],
+  upgrade: ["Upgrade?", "The installed version takes over the ports. Open connections end as in a drain.", "Upgrade", false],
+  drain: ["Drain and stop?", "netsvc accepts no more connections, lets the open ones end, and stops. It does not start again by itself.", "Drain and stop", true],
 };
 
 async function command(button) {
@@ -78,7 +78,7 @@ async function command(button) {
   button.disabled = true;
   const { ok, lines } = await post(`/api/${name}`);
   button.disabled = false;
-  say(lines.join("\n") || (ok ? "Done." : "It failed."));
+  say(lines.join("\n") || (ok ? "Done." : "Failed."));
 }
 
 // --- the link ---
@@ -101,8 +101,8 @@ async function connect() {
     const answer = await fetch(`/api/stream?${query}`, { headers: headers({}), signal: mine.signal, cache: "no-store" });
     if (answer.status === 401) { linked("refused"); login(true); return; }
     if (!answer.ok) {
-      const told = await answer.json().catch(() => ({}));
-      say(told.error || `The server answers ${answer.status}.`);
+      const result = await answer.json().catch(() => ({}));
+      say(result.error || `The server answers ${answer.status}.`);
       throw new Error("refused");
     }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -187,7 +187,7 @@ function showConnections() {
   set($("connections-count"), listed < all ? `${found} ${count(all)}` : count(all));
   $("held").hidden = !holding;
   $("nobody").hidden = listed > 0 || peers.rows.size > 0;
-  set($("nobody"), words ? "Nobody is found by these words." : "Nobody is connected.");
+  set($("nobody"), words ? "No connection has these words." : "No connections.");
 }
 
 const services = new Rows($("services"), (body, item) => {

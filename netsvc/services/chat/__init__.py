@@ -1,1 +1,20 @@
-"""Chat rooms for nc, telnet and friends."""
+"""The chat service: rooms for nc, telnet and other clients that send lines."""
+
+from __future__ import annotations
+
+from netsvc.service import Service
+from netsvc.services.chat.core import ChatCore
+from netsvc.services.chat.line import LineChat
+from netsvc.services.chat.options import ChatOptions
+
+__all__ = ["service"]
+
+service = Service(
+    "chat",
+    "Chat rooms for nc, telnet and friends",
+    options=ChatOptions,
+    core=ChatCore,
+    streams={"line": LineChat},
+    # Members read for hours without sending anything. The option `silence` makes room when the chat is full.
+    limits={"handshake": None, "idle": 86400},
+)

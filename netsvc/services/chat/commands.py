@@ -1,46 +1,197 @@
-"""The commands: what a line that starts with / does."""
+"""One member's conversation in lines of text: what it types, the commands (lines that start with /), the answers."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from heapq import nlargest
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from netsvc.services.chat.refusal import RefusedError
-from netsvc.services.chat.rooms import LOBBY, Member
-from netsvc.text import escape
+from netsvc.base.text import escape
+from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
+from netsvc.services.chat.events import Outlet, Reason
+from netsvc.services.chat.names import ChatError, EmptyTextError
+from netsvc.services.chat.wording import past
 
-if TYPE_CHECKING:
-    from netsvc.services.chat.conversation import Conversation
+__all__ = ["COMMANDS", "Conversation"]
 
-__all__ = ["COMMANDS", "listed", "run_command"]
-
-#: Names and rooms that one answer lists; how many more there are is said.
+#: Members and rooms that one answer lists; the rest is counted.
 _LISTED_MEMBERS = 100
 _LISTED_ROOMS = 50
 
 
+class Conversation:
+    """Does what a member types, and answers it.
+
+    `show` is called with the lines of each answer, without line ends. `over` becomes true when the member has asked to
+    leave; the protocol then closes the connection.
+    """
+
+    #: Set by `begin`.
+    member: Member
+
+    def __init__(self, core: ChatCore, outlet: Outlet, show: Callable[[Iterable[str]], None]) -> None:
+        self.core = core
+        self.show = show
+        self._outlet = outlet
+        self._entered = False
+        #: The room that plain lines go to.
+        self.room: ChatRoom | None = None
+        self.over = False
+
+    def begin(self) -> None:
+        """Enter the chat, greet the member, and join the lobby. Raises `ChatError` if the chat is full."""
+        self.member = self.core.enter(self._outlet)
+        self._entered = True
+        self.notice(
+            f"welcome to the chat; you are {self.member.name}", "type /nick NAME to change that, /help for help"
+        )
+        self._join(LOBBY, at_once=True)
+
+    def end(self, reason: Reason = Reason.ASKED) -> None:
+        """Leave the chat. Does nothing if the member has left it or never entered."""
+        if self._entered:
+            self.core.depart(self.member, reason)
+
+    def line_received(self, line: str) -> None:
+        """Do what a line says: a command, or a text for the room. A line with no visible text does nothing.
+
+        Raises `CongestedError`, and then has done nothing: the same line has to be tried again.
+        """
+        if not line.strip():
+            return
+        try:
+            if line.startswith("/") and not line.startswith("//"):
+                self._run(line[1:])
+            else:
+                self.core.say(self.member, self.here(), line[1:] if line.startswith("//") else line)
+        except EmptyTextError:
+            pass
+        except ChatError as error:
+            self.notice(str(error))
+
+    def notice(self, *lines: str) -> None:
+        """Show lines of the server."""
+        self.show([f"* {line}" for line in lines])
+
+    def here(self) -> ChatRoom:
+        """Return the room that plain lines go to. Raises `ChatError` if there is none."""
+        # It may have been closed. What was meant for it must not go to another one.
+        if self.room is None or self.room not in self.member.rooms:
+            raise ChatError("you talk in no room; /join ROOM joins one, /rooms lists them")
+        return self.room
+
+    def join(self, name: str) -> None:
+        """Join a room and show its topic and last messages; or switch to one that the member is in."""
+        self._join(name)
+
+    def _join(self, name: str, *, at_once: bool = False) -> None:
+        known = set(self.member.rooms)
+        self.room = room = self.core.join(self.member, name, at_once=at_once)
+        if room in known:
+            self.notice(f"you now talk in {room.name}")
+            return
+        now = self.core.context.reactor.seconds()
+        others = _listed([member for member in room.members if member is not self.member])
+        lines = [f"* you joined {room.name}; {f'with you: {others}' if others else 'no one else is here yet'}"]
+        if room.topic:
+            lines.append(f"* the topic of {room.name}: {room.topic}")
+        self.show(lines + [past(event, now - then) for then, event in room.history])
+
+    def _run(self, line: str) -> None:
+        word, rest = _cut(line)
+        command = COMMANDS.get(word.lower())
+        if command is None:
+            raise ChatError(f"no such command: /{escape(word, 20)}; {_nearest(word.lower())}/help lists all commands")
+        if command.arguments[:1].isupper() and not rest:
+            raise ChatError(f"usage: /{word.lower()} {command.arguments}")
+        command.run(self, rest)
+
+    def _nick(self, name: str) -> None:
+        self.core.rename(self.member, name)
+        self.notice(f"you are now {self.member.name}")
+
+    def _leave(self, name: str) -> None:
+        room = self.core.room_of(self.member, name) if name else self.here()
+        self.core.leave(self.member, room)
+        if self.room is room:
+            # The one joined last, of the others.
+            self.room = next(reversed(self.member.rooms), None)
+        where = f"you now talk in {self.room.name}" if self.room else "you are in no room now"
+        self.notice(f"you left {room.name}; {where}")
+
+    def _rooms(self, _text: str) -> None:
+        rooms = list(self.core.rooms)
+        lines = []
+        for room in nlargest(_LISTED_ROOMS, rooms, key=lambda room: len(room.members)):
+            members = f"{len(room.members)} member{'s' * (len(room.members) != 1)}"
+            mine = " (you are in it)" if room in self.member.rooms else ""
+            lines.append(f"{room.name}, {members}{mine}" + (f": {room.topic}" if room.topic else ""))
+        if len(rooms) > _LISTED_ROOMS:
+            lines.append(f"and {len(rooms) - _LISTED_ROOMS} smaller rooms")
+        self.notice(*lines)
+
+    def _who(self, name: str) -> None:
+        room = self.core.rooms.find(name) if name else self.here()
+        # An empty room is remembered, but not shown.
+        if room is None or not (room.members or room.key == LOBBY):
+            raise ChatError(f'no such room: "{escape(name, 40)}"; /rooms lists them')
+        self.notice(f"in {room.name}: {_listed(room.members) or 'no one'}")
+
+    def _msg(self, text: str) -> None:
+        name, words = _cut(text)
+        receiver = self.core.find(name)
+        if not words:
+            raise ChatError("usage: /msg NAME TEXT")
+        sent = self.core.whisper(self.member, receiver, words)
+        self.show([f"you -> {receiver.name}: {sent}"])
+
+    def _me(self, text: str) -> None:
+        self.core.act(self.member, self.here(), text)
+
+    def _topic(self, text: str) -> None:
+        room = self.here()
+        if text:
+            self.core.retitle(self.member, room, "" if text == "-" else text)
+        self.notice(f"the topic of {room.name}: {room.topic}" if room.topic else f"{room.name} has no topic")
+
+    def _help(self, _text: str) -> None:
+        self.notice(
+            "type a line to send it to your current room; lines that start with / are commands:",
+            *(f"/{name} {command.arguments}".rstrip() + f" - {command.purpose}" for name, command in COMMANDS.items()),
+            "//TEXT - say /TEXT",
+        )
+
+    def _quit(self, _text: str) -> None:
+        self.notice("goodbye")
+        self.over = True
+
+
 class Command(NamedTuple):
-    """A command: what may follow it, what it is for, and what it does with the text after it."""
+    """A command: its arguments (in brackets if optional), its line of help, and the method that runs it."""
 
     arguments: str
     purpose: str
     run: Callable[[Conversation, str], None]
 
 
-def run_command(conversation: Conversation, line: str) -> None:
-    """Do what a line without its / asks for. Raises `RefusedError`."""
-    word, rest = _cut(line)
-    command = COMMANDS.get(word.lower())
-    if command is None:
-        raise RefusedError(f"there is no command /{escape(word, 20)}; {_nearest(word.lower())}/help lists them")
-    command.run(conversation, rest)
+COMMANDS = {
+    "nick": Command("NAME", "change your name", Conversation._nick),
+    "join": Command("ROOM", "join a room, or switch to one that you are in", Conversation.join),
+    "leave": Command("[ROOM]", "leave a room", Conversation._leave),
+    "rooms": Command("", "list the rooms", Conversation._rooms),
+    "who": Command("[ROOM]", "list the members of a room", Conversation._who),
+    "msg": Command("NAME TEXT", "send a private message", Conversation._msg),
+    "me": Command("TEXT", "say what you do", Conversation._me),
+    "topic": Command("[TEXT]", "show or set the topic of the room; - removes it", Conversation._topic),
+    "help": Command("", "show this help", Conversation._help),
+    "quit": Command("", "leave the chat", Conversation._quit),
+}
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """Return the first word, and what comes after it. The spaces of other scripts part words as well."""
+    """Return the first word, and the text after it. The spaces of other scripts separate words as well."""
     word = text.split(maxsplit=1)[0] if text and not text[0].isspace() else ""
     return word, text[len(word) :].strip()
 
@@ -51,104 +202,7 @@ def _nearest(word: str) -> str:
     return f"did you mean {' or '.join(f'/{name}' for name in close)}? " if close else ""
 
 
-def _needed(text: str, usage: str) -> str:
-    if not text:
-        raise RefusedError(f"usage: {usage}")
-    return text
-
-
-def _nick(conversation: Conversation, text: str) -> None:
-    core, member = conversation.core, conversation.member
-    core.rename(member, _needed(text, "/nick NAME"))
-    conversation.notice(f"you are now {member.name}")
-
-
-def _join(conversation: Conversation, text: str) -> None:
-    conversation.join(_needed(text, "/join ROOM"))
-
-
-def _leave(conversation: Conversation, text: str) -> None:
-    core, member = conversation.core, conversation.member
-    room = core.room_of(member, text) if text else conversation.here()
-    core.leave(member, room)
-    conversation.left(room)
-
-
-def _rooms(conversation: Conversation, _text: str) -> None:
-    rooms = list(conversation.core.rooms)
-    lines = []
-    for room in nlargest(_LISTED_ROOMS, rooms, key=lambda room: len(room.members)):
-        mine = " (you are in it)" if room in conversation.member.rooms else ""
-        topic = f": {room.topic}" if room.topic else ""
-        lines.append(f"{room.name}, {_members(len(room.members))}{mine}{topic}")
-    if len(rooms) > _LISTED_ROOMS:
-        lines.append(f"and {len(rooms) - _LISTED_ROOMS} smaller ones")
-    conversation.notice(*lines)
-
-
-def _members(count: int) -> str:
-    return f"{count} member" if count == 1 else f"{count} members"
-
-
-def _who(conversation: Conversation, text: str) -> None:
-    room = conversation.core.rooms.find(text) if text else conversation.here()
-    # An empty room that is remembered is nobody's business.
-    if room is None or not (room.members or room.key == LOBBY):
-        raise RefusedError(f'there is no room called "{escape(text, 40)}"; /rooms lists them')
-    names = listed(room.members)
-    conversation.notice(f"in {room.name}: {names}" if names else f"nobody is in {room.name}")
-
-
-def listed(members: Collection[Member]) -> str:
-    """Name members, up to a number of them that one answer can hold, and count the others."""
+def _listed(members: Collection[Member]) -> str:
     names = ", ".join(member.name for member in islice(members, _LISTED_MEMBERS))
     more = len(members) - _LISTED_MEMBERS
     return f"{names} and {more} more" if more > 0 else names
-
-
-def _msg(conversation: Conversation, text: str) -> None:
-    usage = "/msg NAME TEXT"
-    name, words = _cut(_needed(text, usage))
-    core = conversation.core
-    receiver = core.find(name)
-    core.whisper(conversation.member, receiver, _needed(words, usage))
-    conversation.tell([f"you -> {receiver.name}: {words}"])
-
-
-def _me(conversation: Conversation, text: str) -> None:
-    core, member = conversation.core, conversation.member
-    core.act(member, conversation.here(), _needed(text, "/me TEXT"))
-
-
-def _topic(conversation: Conversation, text: str) -> None:
-    room = conversation.here()
-    if text:
-        conversation.core.retitle(conversation.member, room, "" if text == "-" else text)
-    conversation.notice(f"the topic of {room.name}: {room.topic}" if room.topic else f"{room.name} has no topic")
-
-
-def _help(conversation: Conversation, _text: str) -> None:
-    conversation.notice(
-        "what you type goes to the room that you talk in, unless it starts with /",
-        *(f"/{name} {command.arguments}".rstrip() + f" - {command.purpose}" for name, command in COMMANDS.items()),
-        "//TEXT - say /TEXT",
-    )
-
-
-def _quit(conversation: Conversation, _text: str) -> None:
-    conversation.notice("goodbye")
-    conversation.over = True
-
-
-COMMANDS = {
-    "nick": Command("NAME", "take another name", _nick),
-    "join": Command("ROOM", "go into a room, or talk in one that you are in", _join),
-    "leave": Command("[ROOM]", "go out of a room", _leave),
-    "rooms": Command("", "list the rooms", _rooms),
-    "who": Command("[ROOM]", "list who is in a room", _who),
-    "msg": Command("NAME TEXT", "say something to one member alone", _msg),
-    "me": Command("TEXT", "tell what you do", _me),
-    "topic": Command("[TEXT]", "show or set the topic of the room; - removes it", _topic),
-    "help": Command("", "show this", _help),
-    "quit": Command("", "leave the chat", _quit),
-}

@@ -1,238 +1,415 @@
-"""The chat itself: who is there, who is where, and who gets to know what. Knows no wire."""
+"""The chat: its members and rooms, and who is sent what. Knows no wire form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 
+from netsvc.base.bucket import Bucket
+from netsvc.base.text import escape
 from netsvc.interfaces import Context
+from netsvc.services.chat.congestion import Congestion
 from netsvc.services.chat.events import (
     Acted,
+    Audience,
+    Closed,
+    Delivery,
     Departed,
     Displaced,
+    Event,
     Joined,
     Left,
     Outlet,
+    Reason,
     Renamed,
     Retitled,
     Said,
     Stopping,
     Whispered,
 )
-from netsvc.services.chat.names import check_name, find_key, name_key
+from netsvc.services.chat.names import ChatError, EmptyTextError, check_name, clean_text, find_key, name_key
 from netsvc.services.chat.options import ChatOptions
-from netsvc.services.chat.rate import Bucket
-from netsvc.services.chat.refusal import RefusedError
-from netsvc.services.chat.rooms import LOBBY, Member, Room, Rooms
-from netsvc.services.chat.safety import clean_text
-from netsvc.services.chat.telling import Audience, Telling
-from netsvc.text import escape
+from netsvc.services.chat.places import Places
 
-__all__ = ["LOBBY", "ChatCore"]
+__all__ = ["LOBBY", "ChatCore", "ChatRoom", "Member", "Rooms"]
+
+#: The room that always exists.
+LOBBY = "lobby"
+
+#: The characters that are # in NFKC.
+_SIGNS = ("#", "\uff03", "\ufe5f")
+
+
+class Member:
+    """A member of the chat. Protocols read it, and change it through the core only."""
+
+    __slots__ = ("bucket", "deliver", "key", "name", "outlet", "peer", "rooms", "slowed")
+
+    def __init__(self, name: str, outlet: Outlet, bucket: Bucket) -> None:
+        self.name = name
+        self.key = name_key(name)
+        self.outlet = outlet
+        self.peer = outlet.peer
+        #: Kept, because it is compared by identity, and a bound method is a new object each time it is looked up.
+        self.deliver: Callable[[Event], None] = outlet.deliver
+        self.bucket = bucket
+        #: How often it had to wait since its bucket was last full. 1: report it; more: it was reported.
+        self.slowed = 0
+        #: In the order of joining.
+        self.rooms: dict[ChatRoom, None] = {}
+
+
+class ChatRoom:
+    """A room: its members, topic and last messages. Protocols read it, and change it through the core only."""
+
+    __slots__ = ("_everyone", "founder", "history", "key", "members", "name", "topic")
+
+    def __init__(self, name: str, key: str, history: int) -> None:
+        self.name = name
+        self.key = key
+        self.topic = ""
+        #: The peer of the member that was the first one in it.
+        self.founder = ""
+        #: The last messages, each with the time when it was sent.
+        self.history: deque[tuple[float, Said | Acted]] = deque(maxlen=history)
+        #: In the order of joining.
+        self.members: dict[Member, None] = {}
+        self._everyone: tuple[Callable[[Event], None], ...] | None = ()
+
+    @property
+    def everyone(self) -> tuple[Callable[[Event], None], ...]:
+        """The `deliver` of each member, in a tuple that no later change of the room touches."""
+        if self._everyone is None:
+            self._everyone = tuple(member.deliver for member in self.members)
+        return self._everyone
+
+    def add(self, member: Member) -> None:
+        """Add a member."""
+        self.members[member] = member.rooms[self] = None
+        self._everyone = None
+
+    def remove(self, member: Member) -> None:
+        """Remove a member."""
+        del self.members[member], member.rooms[self]
+        self._everyone = None
+
+
+class Rooms:
+    """All rooms, at most `limit`. An empty room is kept until its place is needed; the lobby always.
+
+    When all rooms are in use, a peer still gets a new one if another peer founded more of them, and more than `kept`.
+    `close` is called with the one of these that has the fewest members, and must remove the members from it.
+    """
+
+    def __init__(self, options: ChatOptions, close: Callable[[ChatRoom], None]) -> None:
+        self._close = close
+        self._history = 0
+        lobby = ChatRoom(LOBBY, LOBBY, 0)
+        self._rooms = {LOBBY: lobby}
+        # In the order in which they became empty. The lobby is never among them.
+        self._empty: dict[str, ChatRoom] = {}
+        # The rooms in use, without the lobby, by the peer that founded them.
+        self._founded: dict[str, dict[ChatRoom, None]] = {}
+        self.reconfigure(options)
+
+    def reconfigure(self, options: ChatOptions) -> None:
+        """Change the limits. Existing rooms stay, and keep their last messages."""
+        self._limit: int = options["rooms"]
+        self._kept: int = options["peer-rooms"]
+        self._name_length: int = options["name-length"]
+        history = options["history"]
+        if history != self._history:
+            self._history = history
+            for room in self._rooms.values():
+                room.history = deque(room.history, maxlen=history)
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def __iter__(self) -> Iterator[ChatRoom]:
+        """Iterate over the lobby and the rooms that have members."""
+        return (room for room in self._rooms.values() if room.members or room.key == LOBBY)
+
+    def find(self, text: str) -> ChatRoom | None:
+        """Return the room that `text` names, if it exists. A leading # is not part of a name."""
+        key = find_key(_bare(text), self._name_length)
+        return None if key is None else self._rooms.get(key)
+
+    def open(self, text: str, peer: str) -> ChatRoom:
+        """Return the room that `text` names, after creating it for `peer` if necessary. Raises `ChatError`."""
+        room = self.find(text)
+        if room is not None:
+            return room
+        name = check_name(_bare(text), self._name_length)
+        if len(self._rooms) >= self._limit:
+            if not self._empty and (crowded := self._find_crowded(peer)):
+                self._close(crowded)
+            if not self._empty:
+                raise ChatError(f"all {self._limit} rooms are in use; join one of them")
+            longest_empty = next(iter(self._empty))
+            del self._rooms[longest_empty], self._empty[longest_empty]
+        room = ChatRoom(name, name_key(name), self._history)
+        self._rooms[room.key] = self._empty[room.key] = room
+        return room
+
+    def _find_crowded(self, peer: str) -> ChatRoom | None:
+        """Return the room that is closed to give one to `peer`."""
+        most: Collection[ChatRoom] = max(self._founded.values(), key=len, default={})
+        if len(most) <= max(self._kept, len(self._founded.get(peer, ())) + 1):
+            return None
+        return min(most, key=lambda room: len(room.members))
+
+    def enter(self, room: ChatRoom, member: Member) -> None:
+        """Add a member to a room."""
+        if self._empty.pop(room.key, None):
+            room.founder = member.peer
+            self._founded.setdefault(room.founder, {})[room] = None
+        room.add(member)
+
+    def leave(self, room: ChatRoom, member: Member) -> None:
+        """Remove a member from a room."""
+        room.remove(member)
+        if not room.members and room.key != LOBBY:
+            self._empty[room.key] = room
+            founded = self._founded[room.founder]
+            del founded[room]
+            if not founded:
+                del self._founded[room.founder]
 
 
 class ChatCore:
-    """The state that all wires share.
+    """The state that all protocols share.
 
-    A wire makes a member with `enter` and ends it with `depart`. What a member does is told to the others; the
-    member itself is told nothing, for the call has told its wire. All who are told of two events are told of
-    them in the same order. Every method that takes words of a member raises `RefusedError` for what cannot be,
-    and then has changed nothing; it stores and passes on cleaned text only.
+    A protocol creates a member with `enter` and ends it with `depart`. What a member does is delivered to the others;
+    the member itself gets no event, for the call has returned to its protocol. Any two receivers of the same two
+    events get them in the same order. Methods that take a member's text raise `ChatError` if they refuse, and then
+    have changed nothing; they store and deliver cleaned text only (`clean_text`). Methods that send something to
+    others raise `CongestedError` if one of these is behind, and then have changed nothing either.
     """
 
     def __init__(self, options: ChatOptions, context: Context) -> None:
         self.options = options
         self.context = context
-        self.rooms = Rooms(options["rooms"], options["name-length"], options["history"])
+        self.rooms = Rooms(options, self._close)
         self._members: dict[str, Member] = {}
-        #: The same members, longest silent first, and when each was last heard.
-        self._silent: dict[Member, float] = {}
+        self._places: Places[Member] = Places()
         self._guests = 0
         self._draining = False
-        #: A wire does in its `with` block what came in one piece: the others are told of all of it together.
-        self.telling = Telling(context.log)
+        #: Protocols handle what arrived in one piece in one `with` block, so that it is delivered together.
+        self.delivery = Delivery(context.log)
+        self.congestion = Congestion(context.reactor, options["send-rate"])
         metrics = context.metrics
-        self._messages = metrics.counter("messages", "What was said in a room, or to one member")
-        self._shown = {
-            metrics.gauge("members", "Members who are there"): self.__len__,
-            metrics.gauge("rooms", "Rooms that somebody is in"): self._count_rooms,
+        self._messages = metrics.counter("messages", "Messages to a room, or to one member")
+        self._gauges = {
+            metrics.gauge("members", "Members in the chat"): self.__len__,
+            metrics.gauge("rooms", "Rooms that have members"): self._count_rooms,
+            metrics.gauge("behind", "Members that are behind, to whom others send slowly"): self.congestion.__len__,
         }
 
     def start(self) -> None:
-        """Let be seen how many are there."""
-        for gauge, count in self._shown.items():
+        """Register the gauges."""
+        for gauge, count in self._gauges.items():
             gauge.add_function(count)
 
     def stop(self) -> None:
-        """Let it be seen no more."""
-        for gauge, count in self._shown.items():
+        """Unregister the gauges."""
+        for gauge, count in self._gauges.items():
             gauge.remove_function(count)
 
     def _count_rooms(self) -> int:
         return sum(bool(room.members) for room in self.rooms)
 
     def __len__(self) -> int:
-        """Count the members."""
+        """Return the number of members."""
         return len(self._members)
 
     def reconfigure(self, options: ChatOptions) -> bool:
-        """Take other options for what comes: a reload must not part those who come from those who are there."""
+        """Take new options in place, so that a reload does not separate new members from present ones."""
         self.options = options
-        self.rooms.change(options["rooms"], options["name-length"], options["history"])
+        self.rooms.reconfigure(options)
+        self.congestion.rate = options["send-rate"]
         return True
 
     def enter(self, outlet: Outlet) -> Member:
-        """Make a member with a guest name, in no room. Raises `RefusedError` if there is no place."""
+        """Create a member with a guest name, in no room. Raises `ChatError` if the chat is full or stopping."""
         if self._draining:
-            raise RefusedError("the server is stopping, come back later")
-        if len(self._members) >= self.options["members"] and not self._make_room():
-            raise RefusedError(f"the chat is full ({len(self._members)} members), come back later")
-        member = Member(self._guest_name(), outlet, Bucket(self.options["rate"], self.options["burst"]))
+            raise ChatError("the server is stopping; try again later")
+        if len(self._members) >= self.options["members"] and not self._make_room(outlet.peer):
+            raise ChatError(f"the chat is full ({len(self._members)} members); try again later")
+        bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
+        member = Member(self._guest_name(), outlet, bucket)
         self._members[member.key] = member
-        self._heard(member)
+        self._places.heard(member, self.context.reactor.seconds())
         return member
 
-    def _make_room(self) -> bool:
-        """End the conversation of who has been silent longest, if any has been so for `silence` seconds.
-
-        Connections that never say a word cannot keep everybody else out.
-        """
-        silent, heard = next(iter(self._silent.items()))
-        if self.context.reactor.seconds() - heard < self.options["silence"]:
+    def _make_room(self, peer: str) -> bool:
+        """Disconnect a member that has to make room for a new one of `peer`, if there is one; see `Places`."""
+        options = self.options
+        now = self.context.reactor.seconds()
+        found = self._places.find_victim(peer, now, kept=options["peer-members"], silence=options["silence"])
+        if found is None:
             return False
-        silent.deliver(Displaced())
-        silent.outlet.end()
-        self.depart(silent, "silent, and the chat was full")
+        victim, crowd = found
+        victim.deliver(Displaced(crowd))
+        victim.outlet.end()
+        self.depart(victim, Reason.CROWDED if crowd else Reason.SILENT)
         return True
-
-    def _heard(self, member: Member) -> None:
-        # To the end of the line.
-        self._silent.pop(member, None)
-        self._silent[member] = self.context.reactor.seconds()
 
     def _guest_name(self) -> str:
         while True:
             self._guests += 1
             name = f"guest{self._guests}"
-            # Somebody may have taken it for a name.
+            # A member may have taken that name.
             if name not in self._members:
                 return name
 
-    def depart(self, member: Member, reason: str = "") -> None:
-        """Take a member out of every room and of the chat. Does nothing for one who has gone."""
+    def depart(self, member: Member, reason: Reason = Reason.ASKED) -> None:
+        """Remove a member from the chat and from its rooms. Does nothing if it has left already."""
         if self._members.get(member.key) is not member:
             return
-        del self._members[member.key], self._silent[member]
+        del self._members[member.key]
+        self._places.leave(member)
+        self.congestion.caught_up(member)
         rooms = list(member.rooms)
         for room in rooms:
             self.rooms.leave(room, member)
-        # When all go at once, nobody needs to know of each.
+        # When everybody leaves at once, no one needs to know of each.
         if not self._draining:
-            self.telling.tell(_neighbours(rooms), Departed(member.name, reason))
+            self.delivery.send(_neighbours(rooms), Departed(member.name, reason))
 
     def drain(self) -> None:
-        """Say goodbye to everybody, and end every conversation. Nobody can enter any more."""
+        """Disconnect every member after a goodbye, and refuse new ones."""
         self._draining = True
         members = list(self._members.values())
-        self.telling.tell([member.deliver for member in members], Stopping())
+        self.delivery.send([member.deliver for member in members], Stopping())
         # Even in the middle of a `with` block: what is delivered after `end` is lost.
-        self.telling.deliver()
+        self.delivery.flush()
         for member in members:
             member.outlet.end()
             self.depart(member)
 
     def wait(self, member: Member) -> float:
-        """Take one from what the member may do now, and return 0.0; or the seconds until there is one to take.
+        """Count one action against a member's rate, and return 0.0; or return the seconds until it may act.
 
-        A wire asks before each thing that it does for a member, and delays or refuses what has to wait.
-        `member.bucket.refused` is 1 the first time that it must, which is when to say so.
+        A protocol asks before each thing that it does for a member, and delays or refuses what has to wait.
+        `member.slowed` is 1 the first time that it must, which is when to report it.
         """
-        self._heard(member)
-        return member.bucket.take(self.context.reactor.seconds())
+        now, bucket = self.context.reactor.seconds(), member.bucket
+        self._places.heard(member, now)
+        if bucket.left(now) >= bucket.burst:
+            member.slowed = 0
+        if wait := bucket.wait(1, now):
+            member.slowed += 1
+        else:
+            bucket.take(1, now)
+        return wait
 
     def find(self, name: str) -> Member:
-        """Return the member of that name, whatever its case. Raises `RefusedError` if there is none."""
+        """Return the member of that name, whatever its case. Raises `ChatError` if there is none."""
         key = find_key(name, self.options["name-length"])
         member = None if key is None else self._members.get(key)
         if member is None:
-            raise RefusedError(f'nobody is called "{escape(name, 40)}"')
+            raise ChatError(f'no such member: "{escape(name, 40)}"; /who lists the members of a room')
         return member
 
     def rename(self, member: Member, text: str) -> None:
-        """Give a member another name."""
+        """Change a member's name."""
         name = check_name(text, self.options["name-length"])
         key = name_key(name)
         if self._members.get(key, member) is not member:
-            raise RefusedError(f"{name} is taken; choose another name")
+            raise ChatError(f"the name {name} is taken; choose another one")
         if name == member.name:
-            raise RefusedError(f"you are {name} already")
+            raise ChatError(f"your name is {name} already")
         old = member.name
+        self.congestion.admit({other for room in member.rooms for other in room.members}, old, name)
         del self._members[member.key]
         self._members[key] = member
         member.name, member.key = name, key
-        self.telling.tell(_neighbours(member.rooms), Renamed(old, name), member.deliver)
+        self.delivery.send(_neighbours(member.rooms), Renamed(old, name), member.deliver)
 
-    def join(self, member: Member, text: str) -> Room:
-        """Let a member into a room, which is made if need be. One who is in it already stays."""
+    def join(self, member: Member, text: str, *, at_once: bool = False) -> ChatRoom:
+        """Add a member to a room, which is created if necessary, and return it. Does nothing if it is in it already.
+
+        `at_once`: do not wait for receivers that are behind. For a new member, which would see nothing until then.
+        """
         room = self.rooms.find(text)
         if room is not None and room in member.rooms:
             return room
         if len(member.rooms) >= self.options["member-rooms"]:
-            raise RefusedError(f"you are in {len(member.rooms)} rooms, and cannot be in more; leave one first")
-        room = self.rooms.open(text)
+            raise ChatError(f"you are in {len(member.rooms)} rooms, which is the limit; leave one first")
+        if room is not None and not at_once:
+            self.congestion.admit(room.members.keys(), room.name, member.name)
+        room = self.rooms.open(text, member.peer)
         self.rooms.enter(room, member)
-        self.telling.tell(room.everyone, Joined(room.name, member.name), member.deliver)
+        self.delivery.send(room.everyone, Joined(room.name, member.name), member.deliver)
         return room
 
-    def room_of(self, member: Member, text: str) -> Room:
-        """Return a room that the member is in. Raises `RefusedError` if it is no such room."""
+    def _close(self, room: ChatRoom) -> None:
+        """Remove all members from a room."""
+        everyone = room.everyone
+        for member in list(room.members):
+            self.rooms.leave(room, member)
+        self.delivery.send(everyone, Closed(room.name))
+
+    def room_of(self, member: Member, text: str) -> ChatRoom:
+        """Return a room that the member is in. Raises `ChatError` if it is not in such a room."""
         room = self.rooms.find(text)
         if room is None or room not in member.rooms:
-            raise RefusedError(f'you are in no room called "{escape(text, 40)}"')
+            raise ChatError(f'you are not in a room "{escape(text, 40)}"')
         return room
 
-    def leave(self, member: Member, room: Room) -> None:
-        """Let a member out of a room that it is in."""
+    def leave(self, member: Member, room: ChatRoom) -> None:
+        """Remove a member from a room that it is in."""
+        self.congestion.admit(room.members.keys(), room.name, member.name)
         self.rooms.leave(room, member)
-        self.telling.tell(room.everyone, Left(room.name, member.name))
+        self.delivery.send(room.everyone, Left(room.name, member.name))
 
-    def retitle(self, member: Member, room: Room, text: str) -> None:
+    def retitle(self, member: Member, room: ChatRoom, text: str) -> None:
         """Change the topic of a room that the member is in; an empty one removes it."""
         topic = clean_text(text).strip()
         limit = self.options["topic-length"]
         if len(topic) > limit:
-            raise RefusedError(f"that topic has {len(topic)} characters; a topic has at most {limit}")
+            raise ChatError(f"that topic has {len(topic)} characters; the limit is {limit}")
+        self.congestion.admit(room.members.keys(), room.name, member.name, topic)
         room.topic = topic
-        self.telling.tell(room.everyone, Retitled(room.name, member.name, topic), member.deliver, len(topic))
+        self.delivery.send(room.everyone, Retitled(room.name, member.name, topic), member.deliver, len(topic))
 
-    def say(self, member: Member, room: Room, text: str) -> None:
-        """Say something in a room that the member is in."""
-        self._talk(member, room, Said(room.name, member.name, _worded(text)))
+    def say(self, member: Member, room: ChatRoom, text: str) -> None:
+        """Send a message to a room that the member is in."""
+        self._talk(member, room, Said(room.name, member.name, _visible(text)))
 
-    def act(self, member: Member, room: Room, text: str) -> None:
-        """Tell what the member does, in a room that it is in."""
-        self._talk(member, room, Acted(room.name, member.name, _worded(text)))
+    def act(self, member: Member, room: ChatRoom, text: str) -> None:
+        """Send what the member does (`waves`) to a room that it is in."""
+        self._talk(member, room, Acted(room.name, member.name, _visible(text)))
 
-    def _talk(self, member: Member, room: Room, event: Said | Acted) -> None:
+    def _talk(self, member: Member, room: ChatRoom, event: Said | Acted) -> None:
+        self.congestion.admit(room.members.keys(), room.name, member.name, event.text)
         self._messages.inc()
         room.history.append((self.context.reactor.seconds(), event))
-        self.telling.tell(room.everyone, event, member.deliver, len(event.text))
+        self.delivery.send(room.everyone, event, member.deliver, len(event.text))
 
-    def whisper(self, member: Member, receiver: Member, text: str) -> None:
-        """Say something to one member alone."""
+    def whisper(self, member: Member, receiver: Member, text: str) -> str:
+        """Send a message to one member alone; return it as it was sent."""
         if receiver is member:
-            raise RefusedError("that is yourself")
-        event = Whispered(member.name, _worded(text))
+            raise ChatError("you cannot send a message to yourself")
+        event = Whispered(member.name, _visible(text))
+        self.congestion.admit({receiver}, member.name, event.text)
         self._messages.inc()
-        self.telling.tell((receiver.deliver,), event)
+        self.delivery.send((receiver.deliver,), event)
+        return event.text
 
 
-def _neighbours(rooms: Iterable[Room]) -> Audience:
-    """Collect the `deliver` of all who are in any of the rooms, each once."""
+def _bare(text: str) -> str:
+    return text[1:] if text[:1] in _SIGNS else text
+
+
+def _neighbours(rooms: Iterable[ChatRoom]) -> Audience:
+    """Return the `deliver` of every member of any of the rooms, each once."""
     return list({deliver: None for room in rooms for deliver in room.everyone})
 
 
-def _worded(text: str) -> str:
+def _visible(text: str) -> str:
     cleaned = clean_text(text)
     if not cleaned.strip():
-        raise RefusedError("there is nothing to say in that")
+        raise EmptyTextError("the message is empty")
     return cleaned

@@ -1,18 +1,28 @@
-"""What happens in the chat, as the members get to know it; and what a wire must have to get to know it."""
+"""What happens in the chat: the events that members are sent, and their delivery in one order for all."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
 from typing import Protocol
+
+from twisted.logger import Logger
 
 __all__ = [
     "Acted",
+    "Audience",
+    "Closed",
+    "Delivery",
     "Departed",
     "Displaced",
     "Event",
     "Joined",
     "Left",
     "Outlet",
+    "Reason",
     "Renamed",
     "Retitled",
     "Said",
@@ -21,13 +31,18 @@ __all__ = [
     "Whispered",
 ]
 
+#: Events, and characters of members' own text in them, that are collected for one delivery. More would hardly be
+#: cheaper, and a client gets all of it at once: more than its transport takes at a time.
+_MOST_EVENTS = 64
+_MOST_CHARACTERS = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. One object goes to all who are told, and says the same to all.
+    """Something that happened. One object goes to all receivers.
 
-    `rendered` is the wires' own: the bytes of the event by wire form and encoding, made for the first receiver
-    who needs them and used for the others. The core empties it when all have been told.
+    `rendered` belongs to the protocols: the bytes of the event by wire form and encoding, made for the first receiver
+    that needs them and reused for the others. It is emptied when the event has been delivered.
     """
 
     rendered: dict[object, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -44,7 +59,7 @@ class Said(Event):
 
 @dataclass(frozen=True, slots=True)
 class Acted(Event):
-    """`name` does in `room` what `text` tells (`waves`)."""
+    """`name` did what `text` says (`waves`) in `room`."""
 
     room: str
     name: str
@@ -53,7 +68,7 @@ class Acted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Whispered(Event):
-    """`name` said `text` to the receiver alone."""
+    """`name` sent `text` to the receiver alone."""
 
     name: str
     text: str
@@ -61,7 +76,7 @@ class Whispered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Joined(Event):
-    """`name` came into `room`."""
+    """`name` joined `room`."""
 
     room: str
     name: str
@@ -69,23 +84,34 @@ class Joined(Event):
 
 @dataclass(frozen=True, slots=True)
 class Left(Event):
-    """`name` went out of `room`, and is still in the chat."""
+    """`name` left `room`, and is still in the chat."""
 
     room: str
     name: str
 
 
+class Reason(StrEnum):
+    """Why a member left the chat."""
+
+    ASKED = ""
+    LOST = "connection lost"
+    FLOODING = "flooding"
+    TOO_SLOW = "too slow to read"
+    SILENT = "silent, and the chat was full"
+    CROWDED = "the chat was full, and most members were of its address"
+
+
 @dataclass(frozen=True, slots=True)
 class Departed(Event):
-    """`name` left the chat. `reason` is empty for one who wanted to. Told once to whoever shared a room."""
+    """`name` left the chat. Sent once to every member that shared a room with it."""
 
     name: str
-    reason: str
+    reason: Reason = Reason.ASKED
 
 
 @dataclass(frozen=True, slots=True)
 class Renamed(Event):
-    """`old` is called `new` from now on. Told once to whoever shares a room."""
+    """`old` changed its name to `new`. Sent once to every member that shares a room with it."""
 
     old: str
     new: str
@@ -93,7 +119,7 @@ class Renamed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Retitled(Event):
-    """`name` changed the topic of `room`; an empty one was removed."""
+    """`name` changed the topic of `room`, or removed it if `topic` is empty."""
 
     room: str
     name: str
@@ -101,30 +127,120 @@ class Retitled(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Displaced(Event):
-    """The receiver was silent for long, and another needs its place; `Outlet.end` follows."""
+class Closed(Event):
+    """`room` was closed to make room for another one; the receiver is not in it any more."""
+
+    room: str
 
 
 @dataclass(frozen=True, slots=True)
-class Several(Event):
-    """All of `events` happened, in that order, and are told together. None of them is a `Several`."""
+class Displaced(Event):
+    """The receiver was silent the longest and loses its place to a new member; `Outlet.end` follows.
 
-    events: tuple[Event, ...]
+    `crowd`: the number of members of its peer, if there were too many of these; otherwise 0.
+    """
+
+    crowd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping(Event):
-    """The service ends; `Outlet.end` follows."""
+    """The service is stopping; `Outlet.end` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Event):
+    """All of `events`, in that order, in one delivery. None of them is a `Several`."""
+
+    events: tuple[Event, ...]
 
 
 class Outlet(Protocol):
-    """A member's end of the chat: whatever carries events to one client.
+    """A member's connection, as the core sees it: all that a wire protocol has to provide.
 
-    The core calls nothing else of a wire. `deliver` runs once a receiver and message: keep it short.
+    `deliver` runs for every receiver of every message: keep it short.
     """
 
+    #: The key of the address of its peer (`netsvc.base.hosts.peer_key`).
+    peer: str
+
     def deliver(self, event: Event) -> None:
-        """Take an event. Must neither raise nor wait. A client that is gone, or going, loses it in silence."""
+        """Send an event. Must neither raise nor block. Events for a connection that is closing are dropped."""
 
     def end(self) -> None:
-        """Close the conversation, after what was delivered is out."""
+        """Close the connection, after everything that was delivered has been sent."""
+
+
+#: The `deliver` of every receiver.
+Audience = Iterable[Callable[[Event], None]]
+
+
+class Delivery:
+    """Delivers events, each to its audience. Any two receivers of the same two events get them in the same order.
+
+    An event is delivered at once; within a `with` block, at its end or as soon as enough are collected. Consecutive
+    events with the same audience are then delivered as one `Several`: a thousand receivers are called once, not once
+    for every line.
+    """
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._waiting: deque[tuple[Audience, Event, object]] = deque()
+        self._characters = 0
+        self._delivering = False
+        self._blocks = 0
+
+    def __enter__(self) -> None:
+        """Collect events."""
+        self._blocks += 1
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Deliver what was collected, unless this block is within another."""
+        self._blocks -= 1
+        if not self._blocks:
+            self.flush()
+
+    def send(self, audience: Audience, event: Event, but: object = None, characters: int = 0) -> None:
+        """Deliver an event to all of `audience` except `but`.
+
+        The audience must not change afterwards. `characters` is the length of the member's own text in the event.
+        """
+        self._waiting.append((audience, event, but))
+        self._characters += characters
+        if not self._blocks or len(self._waiting) >= _MOST_EVENTS or self._characters >= _MOST_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Deliver everything that waits.
+
+        A delivery may end its connection, which is another event. That one waits, or the receivers later in the line
+        would get the two in the wrong order.
+        """
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._waiting:
+                self._deliver_next()
+        finally:
+            self._delivering = False
+
+    def _deliver_next(self) -> None:
+        waiting = self._waiting
+        audience, event, but = waiting.popleft()
+        if waiting and waiting[0][0] is audience and waiting[0][2] is but:
+            events = [event]
+            while waiting and waiting[0][0] is audience and waiting[0][2] is but:
+                events.append(waiting.popleft()[1])
+            event = Several(tuple(events))
+        if not waiting:
+            self._characters = 0
+        for deliver in audience:
+            if deliver is not but:
+                try:
+                    deliver(event)
+                except Exception:  # noqa: BLE001  (an error in one connection must not cost the others the event)
+                    self._log.failure("a chat connection could not take an event")
+        event.rendered.clear()

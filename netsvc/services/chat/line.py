@@ -1,73 +1,186 @@
-"""Chat over a stream of lines, for nc, telnet and whoever can send a line."""
+"""The line protocol of the chat: for nc, telnet and every client that can send a line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from netsvc.services.chat.conversation import Conversation
+from netsvc.base.hosts import peer_key
+from netsvc.services.chat.commands import Conversation
+from netsvc.services.chat.congestion import CongestedError
 from netsvc.services.chat.core import ChatCore
-from netsvc.services.chat.dialect import Dialect
-from netsvc.services.chat.events import Event
-from netsvc.services.chat.lines import OVERLONG, LineSplitter, Overlong
-from netsvc.services.chat.outbox import Outbox
-from netsvc.services.chat.refusal import RefusedError
+from netsvc.services.chat.events import Event, Reason
+from netsvc.services.chat.lines import OVERLONG, Dialect, LineSplitter, Overlong
+from netsvc.services.chat.names import ChatError
 
-__all__ = ["LINGER", "LineChat"]
+__all__ = ["LINGER", "LineChat", "Outbox"]
 
-#: Seconds that a client has, after the chat is done with it, to take what is on its way and to close its side.
+#: Seconds that a client has, after we have closed our side, to read what was sent and to close its own.
 LINGER = 5.0
+
+
+@implementer(IPushProducer)
+class Outbox:
+    """Bounds what waits for one client. It is the transport's producer.
+
+    `send` writes to the transport until its own buffer (64 KiB in Twisted) is full; from then on what is sent is held
+    until the transport has sent everything. `filled` is called when it begins to hold, and `emptied` when it has
+    stopped. If more than `limit` bytes are held, at least `patience` seconds after it began, the connection is
+    aborted: `overflowed` is called just before, and everything sent afterwards is dropped. A client is not judged
+    earlier: what waits says nothing about how fast it reads until the loop has written to the socket.
+    """
+
+    def __init__(
+        self,
+        transport: Any,
+        clock: Any,
+        *,
+        limit: int,
+        patience: float,
+        filled: Callable[[], None],
+        emptied: Callable[[], None],
+        overflowed: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._limit = limit
+        self._patience = patience
+        self._filled = filled
+        self._emptied = emptied
+        self._overflowed = overflowed
+        self._held: list[bytes] = []
+        self._size = 0
+        #: Whether it holds what is sent, and since when.
+        self.full = False
+        self._since = 0.0
+        #: Sends bytes; never raises, never blocks. It is replaced as the transport fills and empties.
+        self.send: Callable[[bytes], object] = transport.write
+        transport.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:
+        """Hold what is sent."""
+        self.send = self._hold
+        self.full = True
+        self._since = self._clock.seconds()
+        self._filled()
+
+    def resumeProducing(self) -> None:
+        """Send what was held."""
+        # First, because this write may fill the transport again.
+        self.send = self._transport.write
+        self.full = False
+        self._release()
+        if not self.full:
+            self._emptied()
+
+    def stopProducing(self) -> None:
+        """Drop everything from now on: the connection is gone."""
+        self.send = _drop
+        self._held.clear()
+
+    def close(self, *, unread: bool) -> None:
+        """Send what is held, and close the connection after it. Everything sent later is dropped.
+
+        `unread`: the client may have sent what was not read. Closing then would reset the connection and lose what
+        was just sent. Where the transport can, only our side is closed; the caller has
+        to close the rest when the client has, or after some time.
+        """
+        self._release()
+        self.send = _drop
+        # A TLS transport closes only when it has no producer any more.
+        self._transport.unregisterProducer()
+        if unread and _half_closes(self._transport):
+            self._transport.loseWriteConnection()
+        else:
+            self._transport.loseConnection()
+
+    def _release(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held:
+            self._transport.write(b"".join(held))
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._size += len(data)
+        if self._size <= self._limit or self._clock.seconds() - self._since < self._patience:
+            return
+        self.stopProducing()
+        self._overflowed()
+        self._transport.abortConnection()
+
+
+def _half_closes(transport: Any) -> bool:
+    # A transport that wraps another, as TLS does, would pass the call on to the inner one.
+    return hasattr(type(transport), "loseWriteConnection") and not getattr(transport, "TLS", False)
+
+
+def _drop(_data: bytes) -> None:
+    """Drop data for a transport that is gone."""
 
 
 @implementer(IHalfCloseableProtocol)
 class LineChat(Protocol):
-    """One client, and the outlet of its member."""
+    """One client. It is the `Outlet` of its member."""
 
     transport: Any
 
     def connectionMade(self) -> None:
-        """Greet, if there is a place in the chat."""
+        """Enter the chat and greet the client, or refuse it."""
         self._core: ChatCore = self.factory.core
-        #: Those of the time when it came: a reload may change them.
+        self.peer = peer_key(getattr(self.transport.getPeer(), "host", ""))
+        #: A reload changes the options of later clients only.
         self._options = options = self._core.options
         self._dialect = Dialect(options["encoding"])
         # Where 255 is a letter, it cannot begin a telnet sequence.
         self._lines = LineSplitter(options["line-bytes"], telnet=not b"\xff".decode(options["encoding"], "ignore"))
         self._line: bytes | Literal[Overlong.OVERLONG] | None = None
+        #: Whether the rate admits that line.
+        self._admitted = False
         self._paused = self._read_closed = self._closing = False
         self._resuming: Any = None
         self._lingering: Any = None
-        self._reason = ""
-        self._outbox = Outbox(self.transport, options["send-bytes"], self._overflowed)
-        self._conversation = Conversation(self._core, self, self._tell)
+        self._reason = Reason.ASKED
+        clock, limit = self._core.context.reactor, options["send-bytes"]
+        # As long as it takes until so much is sent to a client that reads nothing.
+        patience = limit / options["send-rate"]
+        self._outbox = Outbox(
+            self.transport,
+            clock,
+            limit=limit,
+            patience=patience,
+            filled=self._fell_behind,
+            emptied=self._caught_up,
+            overflowed=self._overflowed,
+        )
+        self._conversation = Conversation(self._core, self, self._show)
         try:
             self._conversation.begin()
-        except RefusedError as error:
+        except ChatError as error:
             self._conversation.notice(str(error))
             self._close(unread=True)
 
     def deliver(self, event: Event) -> None:
-        """Send an event's line."""
+        """Send the line of an event."""
         form = self._dialect.form
         self._outbox.send(event.rendered.get(form) or form.render(event))
 
     def end(self) -> None:
-        """Leave the chat, and close the connection once everything is out."""
+        """Leave the chat, and close the connection after everything has been sent."""
         if not self._closing:
             self._close(unread=self._paused)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes, and do what the lines among them say."""
+        """Process the lines that are complete, as fast as the member's rate allows."""
         if self._closing:
             return
         answers = self._lines.feed(data)
         if self._lines.flooded:
-            self._reason = "flooding"
+            self._reason = Reason.FLOODING
             self.end()
             return
         if answers:
@@ -76,7 +189,7 @@ class LineChat(Protocol):
             self._work()
 
     def readConnectionLost(self) -> None:
-        """Do what is still to be done, a last line without an end included, and close."""
+        """Process the rest, a last line without an end included, and close."""
         if self._closing:
             self.transport.loseConnection()
             return
@@ -91,29 +204,53 @@ class LineChat(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Leave the chat."""
-        self._reason = self._reason or "connection lost"
+        self._reason = self._reason or Reason.LOST
         self._depart()
         self._outbox.stopProducing()
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
 
     def _work(self) -> None:
-        """Do what the lines say, as fast as the member may."""
-        with self._core.telling:
+        """Process lines until there are no more, or the member has to wait: to read, for its rate, for others."""
+        with self._core.delivery:
             while not self._closing:
                 if self._line is None:
                     self._line = self._lines.take()
                 if self._line is None:
-                    self._caught_up()
+                    self._finished()
                     return
-                wait = self._core.wait(self._conversation.member)
-                if wait:
-                    self._slow_down(wait)
+                if self._outbox.full:
+                    # Its answers would only add to what it does not read.
+                    self._pause()
                     return
-                line, self._line = self._line, None
-                self._line_received(line)
+                if not self._admitted:
+                    wait = self._core.wait(self._conversation.member)
+                    if wait:
+                        self._slow_down(wait)
+                        return
+                try:
+                    self._line_received(self._line)
+                except CongestedError as congested:
+                    self._admitted = True
+                    self._pause()
+                    self._core.congestion.wait(self._go_on, congested.receivers)
+                    return
+                self._line = None
+                self._admitted = False
+
+    def _fell_behind(self) -> None:
+        if not self._closing:
+            self._core.congestion.fell_behind(self._conversation.member)
 
     def _caught_up(self) -> None:
+        if self._closing:
+            return
+        self._core.congestion.caught_up(self._conversation.member)
+        if self._line is not None and self._resuming is None:
+            # Later: the transport is in the middle of writing.
+            self._resuming = self._core.context.reactor.callLater(0, self._resume)
+
+    def _finished(self) -> None:
         if self._read_closed:
             self.end()
         elif self._paused:
@@ -121,48 +258,55 @@ class LineChat(Protocol):
             self.transport.resumeProducing()
 
     def _slow_down(self, wait: float) -> None:
-        """Stop reading, and go on where we are when the member may."""
+        """Stop reading, and continue here when the member may act again."""
         self._resuming = self._core.context.reactor.callLater(wait, self._resume)
-        # To resume the reading of a transport that has reached its end would reach it again.
+        self._pause()
+        # Otherwise a client that sends far more than its rate would stay for hours, even after it has gone.
+        if self._lines.waiting() > (backlog := self._options["backlog"]):
+            self._conversation.notice(f"too many lines: more than {backlog} are waiting to be sent; goodbye")
+            self._reason = Reason.FLOODING
+            self.end()
+            return
+        if self._conversation.member.slowed == 1:
+            rate = self._options["rate"]
+            self._conversation.notice(f"you are sending fast: your lines go out at {rate:g} a second now; none is lost")
+
+    def _pause(self) -> None:
+        # Resuming a transport that has reached its end would report the end again.
         if not self._paused and not self._read_closed:
             self._paused = True
             self.transport.pauseProducing()
-        # Whoever sends more than will ever be read would stay for hours, gone or not.
-        if self._lines.waiting() > (backlog := self._options["backlog"]):
-            self._conversation.notice(f"that was too much: more than {backlog} of your lines wait; goodbye")
-            self._reason = "flooding"
-            self.end()
-            return
-        if self._conversation.member.bucket.refused == 1:
-            rate = self._options["rate"]
-            self._conversation.notice(f"that was fast: your lines go out at {rate:g} a second now, and none is lost")
 
     def _resume(self) -> None:
         self._resuming = None
         self._work()
+
+    def _go_on(self) -> None:
+        if self._resuming is None:
+            self._work()
 
     def _line_received(self, line: bytes | Literal[Overlong.OVERLONG]) -> None:
         if self._lines.ends_with_return:
             self._dialect.end_with_return()
         if line is OVERLONG:
             limit = self._options["line-bytes"]
-            self._conversation.notice(f"that line was not sent: it has more than {limit} bytes")
+            self._conversation.notice(f"line not sent: it is longer than {limit} bytes")
             return
         before = self._dialect.encoding
         text = self._dialect.read(line)
         now = self._dialect.encoding
         if now != before:
-            self._conversation.notice(f"you write {now}, so you are answered in {now} from now on")
+            self._conversation.notice(f"you write {now}; from now on you get {now}, too")
         self._conversation.line_received(text)
         if self._conversation.over:
             self.end()
 
-    def _tell(self, lines: Iterable[str]) -> None:
+    def _show(self, lines: Iterable[str]) -> None:
         self._outbox.send(self._dialect.form.encode(lines))
 
     def _overflowed(self) -> None:
-        # The core is told when the connection is lost, and not in the middle of a delivery.
-        self._reason = "too slow to read"
+        # Leave the chat when the connection is lost, not in the middle of a delivery.
+        self._reason = Reason.TOO_SLOW
         self._stop()
 
     def _depart(self) -> None:
@@ -171,15 +315,16 @@ class LineChat(Protocol):
 
     def _close(self, *, unread: bool) -> None:
         self._depart()
-        # A client that takes nothing would keep its connection for ever, and not count as a member.
+        # A client that reads nothing would keep its connection for ever, without counting as a member.
         self._lingering = self._core.context.reactor.callLater(LINGER, self.transport.abortConnection)
         if self._paused:
-            # What the client sends is dropped now; and TLS closes with an exchange of messages.
+            # What the client sends is dropped now. TLS closes with an exchange of messages, which must be read.
             self.transport.resumeProducing()
         self._outbox.close(unread=unread)
 
     def _stop(self) -> None:
         self._closing = True
+        self._core.congestion.forget(self._go_on)
         if self._resuming is not None:
             self._resuming.cancel()
             self._resuming = None

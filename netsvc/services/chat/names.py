@@ -1,23 +1,23 @@
-"""The rules for the names of members and rooms: what one may look like, and when two are the same."""
+"""What members may write: the names of members and rooms, and text that is safe on other people's terminals."""
 
 from __future__ import annotations
 
 import unicodedata
 from itertools import pairwise
 
-from netsvc.services.chat.refusal import RefusedError
+from netsvc.base.text import is_unsafe
 
-__all__ = ["check_name", "find_key", "name_key"]
+__all__ = ["BYTE_ORDER_MARK", "ChatError", "EmptyTextError", "check_name", "clean_text", "find_key", "name_key"]
 
 FORM = "letters and digits of any script, with - _ . between them"
 
 _JOINERS = "-_."
 _ALNUM = ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd")
 _MARKS = ("Mn", "Mc")
-#: Marks on one letter beyond those it is composed with. Two are enough for living scripts; more pile up over
-#: the lines above.
+#: Marks on one letter beyond those it is composed with. Two are enough for living scripts; more would cover the
+#: lines above.
 _MARKS_IN_A_ROW = 2
-#: Code points that compose into one, at most (U+1F82): no longer text can be a name of the limit's length.
+#: Code points that compose into one, at most (U+1F82): a text this many times longer than the limit is no name.
 _LONGEST_DECOMPOSITION = 4
 
 #: Letters and marks that show nothing (Default_Ignorable_Code_Point, and two blank hieroglyphs): two names that
@@ -29,35 +29,45 @@ _INVISIBLE = frozenset(
 #: A private message is shown as `name -> you: text`, and its copy to the sender as `you -> name: text`.
 _RESERVED = frozenset({"you"})
 
+#: Some clients send it before their first line.
+BYTE_ORDER_MARK = "\ufeff"
+
+
+class ChatError(Exception):
+    """A member asked for something that was not done. The text is one line for the member: the reason and the cure."""
+
+
+class EmptyTextError(ChatError):
+    """Nothing visible is left of a text that a member sent."""
+
 
 def name_key(name: str) -> str:
-    """Return what is equal for two names exactly if they are the same but for case and Unicode form."""
+    """Return the key of a name: equal for two names exactly if they differ in case and Unicode form only."""
     key, previous = name, ""
-    # Folding can undo normal form, and the other way round: repeat until neither changes anything. What is folded
-    # is decomposed first: a Greek iota below moves when it becomes a letter, past the marks that were composed.
+    # Folding can undo normal form and the other way round: repeat until neither changes anything. Decompose before
+    # folding: a Greek iota subscript moves when it becomes a letter, past the marks that were composed.
     while key != previous:
         previous, key = key, unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", key).casefold())
     return key
 
 
 def find_key(text: str, limit: int) -> str | None:
-    """Return the `name_key` of what may be a name of at most `limit` characters, or None if it is too long to be one.
+    """Return the `name_key` of `text`, or None if it is too long to be a name of `limit` characters.
 
-    To bring text into a normal form takes the square of the number of marks in a row: a line of them would keep
-    everybody waiting.
+    Normalizing takes the square of the number of marks in a row: a long line of them would block the server.
     """
     return name_key(text) if len(text) <= limit * _LONGEST_DECOMPOSITION else None
 
 
 def check_name(text: str, limit: int) -> str:
-    """Return `text` as the name to be shown: in NFKC, at most `limit` characters.
+    """Return `text` as a name to show: in NFKC, 1 to `limit` characters.
 
-    Raises `RefusedError`, which says what is wrong and the accepted form.
+    Raises `ChatError` with the reason and the accepted form.
     """
     name = unicodedata.normalize("NFKC", text) if len(text) <= limit * _LONGEST_DECOMPOSITION else text
     problem = _problem(name, limit)
     if problem:
-        raise RefusedError(f"{problem}; a name is 1 to {limit} {FORM}")
+        raise ChatError(f"{problem}; a name is 1 to {limit} {FORM}")
     return name
 
 
@@ -68,7 +78,7 @@ def _problem(name: str, limit: int) -> str | None:
         return f"that name has {len(name)} characters"
     for character in name:
         if not _is_accepted(character):
-            return f"{_shown(character)} cannot be in a name"
+            return f"{_shown(character)} is not allowed in a name"
     if not _is_alnum(name[0]):
         return f"a name cannot begin with {_shown(name[0])}"
     if name[-1] in _JOINERS:
@@ -77,11 +87,11 @@ def _problem(name: str, limit: int) -> str | None:
     for before, character in pairwise(name):
         marks = marks + 1 if unicodedata.category(character) in _MARKS else 0
         if marks > _MARKS_IN_A_ROW:
-            return f"more than {_MARKS_IN_A_ROW} marks stand on one letter"
+            return f"a letter in that name has more than {_MARKS_IN_A_ROW} marks"
         if marks and before in _JOINERS:
             return f"a mark cannot follow {_shown(before)}"
     if name_key(name) in _RESERVED:
-        return f"{_shown(name)} stands for whoever reads it"
+        return f"the name {_shown(name)} is reserved"
     return None
 
 
@@ -101,3 +111,15 @@ def _shown(text: str) -> str:
     if not text.isprintable() or text in _INVISIBLE or unicodedata.category(text[0])[0] == "M":
         return f"U+{ord(text):04X}"
     return f'"{text}"'
+
+
+def clean_text(text: str) -> str:
+    """Return `text` without what a terminal would obey rather than show; a tab becomes a space.
+
+    Removes control characters, bidirectional controls, line and paragraph separators, and byte order marks. Joined
+    characters (emoji, Indic and Arabic letters) stay joined. Idempotent.
+    """
+    # Everything that has to go is unprintable; most lines have nothing of the kind.
+    if text.isprintable():
+        return text
+    return "".join(each for each in text.replace("\t", " ") if each != BYTE_ORDER_MARK and not is_unsafe(each))

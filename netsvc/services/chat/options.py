@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from netsvc.interfaces import Options
-from netsvc.settings import byte_count, encoding, number, seconds, shown_as, whole_number
+from netsvc.options import byte_count, encoding, number, seconds, shown_as, whole_number
 
 __all__ = ["ChatOptions", "legacy_encoding"]
 
-#: Letters of many scripts. Few encodings have them all; each that one has must not be written in ASCII bytes.
+#: Letters of many scripts. An encoding need not have them all, but must not write them in ASCII bytes.
 _SAMPLES = "éßжא中あ가"
 
 
 def _keeps_ascii(name: str) -> bool:
-    """Tell whether ASCII is unchanged in an encoding, and nothing else is written in its bytes (as in UTF-7)."""
+    """Return whether an encoding leaves ASCII unchanged and writes nothing else in its bytes (as UTF-7 does)."""
     for code in range(0x80):
         if bytes([code]).decode(name) != chr(code) or chr(code).encode(name) != bytes([code]):
             return False
@@ -22,7 +22,7 @@ def _keeps_ascii(name: str) -> bool:
 
 
 def legacy_encoding(value: Any) -> str:
-    """Accept an encoding in which a line can be told from the next by its bytes, and a command by its slash."""
+    """Accept an encoding in which line ends and the slash of a command have their ASCII bytes, and no others."""
     name = encoding(value)
     try:
         accepted = _keeps_ascii(name)
@@ -36,18 +36,18 @@ def legacy_encoding(value: Any) -> str:
 class ChatOptions(Options):
     """The options of the chat service."""
 
-    optParameters = [
+    optParameters: list[list[Any]] = [
         [
             "encoding",
             None,
             "gbk",
-            "What clients that do not send UTF-8 send, and are answered in",
+            "Encoding of clients without UTF-8",
             shown_as("ENCODING", legacy_encoding),
         ],
         # A terminal hands over at most 4,095 bytes a line.
-        ["line-bytes", None, 4096, "Bytes of a line; a longer one is refused", byte_count(64, 65536)],
-        ["name-length", None, 32, "Characters of a member's or room's name", whole_number(8, 256)],
-        ["topic-length", None, 200, "Characters of a topic", whole_number(0, 4096)],
+        ["line-bytes", None, 4096, "Bytes in a line; longer is refused", byte_count(64, 65536)],
+        ["name-length", None, 32, "Characters in a member's or room's name", whole_number(8, 256)],
+        ["topic-length", None, 200, "Characters in a topic", whole_number(0, 4096)],
         ["members", None, 2000, "Members at a time", whole_number(1, 1_000_000)],
         [
             "silence",
@@ -56,37 +56,46 @@ class ChatOptions(Options):
             "Seconds of silence after which a member may lose its place to another, once the chat is full",
             seconds(0.1, 86400),
         ],
-        ["rooms", None, 200, "Rooms at a time, empty ones that are remembered included", whole_number(1, 1_000_000)],
-        ["member-rooms", None, 10, "Rooms that one member is in at a time", whole_number(1, 1000)],
-        ["history", None, 20, "Messages of a room that who joins it gets to see", whole_number(0, 1000)],
-        ["rate", None, 5.0, "Lines a second of one member, once the burst is used up", number(0.01, 1_000_000)],
-        ["burst", None, 20, "Lines of one member at once", whole_number(1, 1_000_000)],
+        [
+            "peer-members",
+            None,
+            50,
+            "Members of one address that keep their places when the chat is full",
+            whole_number(1, 1_000_000),
+        ],
+        ["rooms", None, 200, "Rooms, including remembered empty ones", whole_number(1, 1_000_000)],
+        ["member-rooms", None, 10, "Rooms that one member can be in at a time", whole_number(1, 1000)],
+        [
+            "peer-rooms",
+            None,
+            20,
+            "Rooms of one address that are kept when all rooms are in use",
+            whole_number(1, 1_000_000),
+        ],
+        ["history", None, 20, "Last messages of a room, shown on joining", whole_number(0, 1000)],
+        ["rate", None, 5.0, "Lines a second from a member, after burst", number(0.01, 1_000_000)],
+        ["burst", None, 20, "Lines from one member at once", whole_number(1, 1_000_000)],
         [
             "backlog",
             None,
             250,
-            "Lines of one member that may wait for the rate, before it is disconnected",
+            "Lines from one member that may wait for the rate; with more it is disconnected",
             whole_number(1, 1_000_000),
         ],
         [
             "send-bytes",
             None,
-            128 * 1024,
-            "Bytes that wait for a client that does not read, before it is disconnected",
+            256 * 1024,
+            "Bytes that may wait for a client that is behind; with more it is disconnected",
+            byte_count(1024, 1024**3),
+        ],
+        [
+            "send-rate",
+            None,
+            64 * 1024,
+            "Bytes a second that all members together can send to clients that are behind",
             byte_count(1024, 1024**3),
         ],
     ]
-    limits = (
-        "line-bytes",
-        "name-length",
-        "topic-length",
-        "members",
-        "silence",
-        "rooms",
-        "member-rooms",
-        "history",
-        "rate",
-        "burst",
-        "backlog",
-        "send-bytes",
-    )
+    #: All but the encoding.
+    limits = tuple(entry[0] for entry in optParameters[1:])

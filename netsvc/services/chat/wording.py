@@ -1,4 +1,4 @@
-"""How the chat reads to people: the line for each event, and its bytes."""
+"""The chat in words: the line of each event, and its bytes in a client's encoding."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from netsvc.services.chat.events import (
     Acted,
+    Closed,
     Departed,
     Displaced,
     Event,
@@ -21,10 +22,10 @@ from netsvc.services.chat.events import (
     Whispered,
 )
 
-__all__ = ["Form", "form", "past", "wording"]
+__all__ = ["LineForm", "line_form", "past", "wording"]
 
-# No member can write a line of the server's, or in another's name: names and rooms have neither spaces nor
-# brackets, and a text has no line end.
+# No member can forge a line of the server's or of another member's: names have neither spaces nor brackets, and a
+# text has no line end.
 _WORDINGS: dict[type[Event], Callable[[Any], str]] = {
     Said: lambda event: f"[{event.room}] {event.name}: {event.text}",
     Acted: lambda event: f"[{event.room}] * {event.name} {event.text}",
@@ -38,7 +39,13 @@ _WORDINGS: dict[type[Event], Callable[[Any], str]] = {
         if event.topic
         else f"* {event.name} removed the topic of {event.room}"
     ),
-    Displaced: lambda _event: "* the chat is full, and you have been silent for long: others need your place, goodbye",
+    Closed: lambda event: f"* all rooms are in use, and {event.room} had to be closed; /rooms lists the others",
+    Displaced: lambda event: (
+        f"* the chat is full, and of the {event.crowd} members at your address you have been silent the longest; "
+        "disconnecting you, goodbye"
+        if event.crowd
+        else "* the chat is full and you have been silent the longest; disconnecting you, goodbye"
+    ),
     Stopping: lambda _event: "* the server is stopping, goodbye",
 }
 
@@ -46,12 +53,12 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def wording(event: Event) -> str:
-    """Return the line that tells of an event, without an end."""
+    """Return the line of an event, without a line end."""
     return _WORDINGS[type(event)](event)
 
 
 def past(event: Event, age: float) -> str:
-    """Return the line that tells of an event of `age` seconds ago, and that it is past."""
+    """Return the line of an event that happened `age` seconds ago, marked as such."""
     for seconds, unit in _UNITS:
         count = int(age // seconds)
         if count > 0:
@@ -59,22 +66,19 @@ def past(event: Event, age: float) -> str:
     return f"(just now) {wording(event)}"
 
 
-class Form:
-    """Lines as bytes, in one encoding and with one line end.
-
-    A character that the encoding lacks becomes a question mark.
-    """
+class LineForm:
+    """Lines as bytes, in one encoding and with one line end. Characters that the encoding lacks become `?`."""
 
     def __init__(self, encoding: str, end: str) -> None:
         self._encoding = encoding
         self._end = end
 
     def encode(self, lines: Iterable[str]) -> bytes:
-        """Return the bytes of whole lines."""
+        """Return the bytes of lines, each with its end."""
         return "".join(f"{line}{self._end}" for line in lines).encode(self._encoding, "replace")
 
     def render(self, event: Event) -> bytes:
-        """Return the bytes of an event's line, or lines; made once for all who get it in this form."""
+        """Return the bytes of an event's line or lines, made once for all receivers of this form."""
         data = event.rendered.get(self)
         if data is None:
             events = event.events if isinstance(event, Several) else (event,)
@@ -83,6 +87,6 @@ class Form:
 
 
 @cache
-def form(encoding: str, end: str) -> Form:
-    """Return the one `Form` of an encoding and a line end, which connections and listeners share."""
-    return Form(encoding, end)
+def line_form(encoding: str, end: str) -> LineForm:
+    """Return the one `LineForm` of an encoding and a line end, shared by all connections."""
+    return LineForm(encoding, end)

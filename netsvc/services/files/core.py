@@ -1,32 +1,43 @@
-"""What the files service may send: the files below its root. Knows no wire."""
+"""The files below one root: what may be sent, how many at once, and the access log. Knows no wire form."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import time
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel
 from twisted.python import usage
 
-from netsvc.errors import MistakeError
+from netsvc.base.errors import UserError
+from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
-from netsvc.services.files.ahead import ReadAhead
-from netsvc.services.files.beneath import OutsideError, Root
-from netsvc.services.files.farewell import Farewells
-from netsvc.services.files.sendfile import Shares
-from netsvc.services.files.source import BusyError, OpenFile, RefusedError
-from netsvc.settings import byte_count, encoding, seconds, shown_as, whole_number
-from netsvc.text import escape
+from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
+from netsvc.services.files.download import Shares
+from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefusedError, OpenFile, ReadAhead
+from netsvc.services.files.names import readings, shown
+from netsvc.services.files.root import OutsideError, Root
+from netsvc.services.files.small import SmallFile, SmallFiles
+from netsvc.services.files.transport import HalfClosed
 
-__all__ = ["ON_ITS_WAY", "FilesCore", "FilesOptions"]
+T = TypeVar("T")
 
-#: Seconds for a name that a client has sent, or is about to send, when a drain begins.
+#: How much longer the rest of a name is awaited if what has been sent so far is no file, than if it is one.
+PATIENCE = 5
+
+#: Seconds that a drain waits for a name that is on its way.
 ON_ITS_WAY = 0.25
+
+#: Sizes that a file of /proc or /sys may have, and the bytes of its content at most.
+_PSEUDO_SIZES = (0, os.sysconf("SC_PAGE_SIZE"))
+_PSEUDO_LIMIT = 1024 * 1024
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 _REASONS = {
     errno.ENOENT: "no such file",
@@ -34,7 +45,10 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.ELOOP: "too many links",
     errno.ENAMETOOLONG: "name too long",
-    # What open(2) says of a socket, a device without a driver, and (from the walk) a directory.
+    # See `Root.open`, and open(2) of a device without a driver.
+    # A file system may restrict names.
+    errno.EINVAL: "not a file name",
+    errno.EILSEQ: "not a file name",
     errno.ENXIO: "not a regular file",
     errno.ENODEV: "not a regular file",
     errno.EISDIR: "not a regular file",
@@ -54,11 +68,18 @@ def _root_path(value: str) -> str:
     return value
 
 
+def _ports(value: str) -> range:
+    first, _, last = str(value).partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
+        raise ValueError("two port numbers from 1024 to 65535, such as 50000-50999")
+    return range(int(first), int(last) + 1)
+
+
 class FilesOptions(Options):
     """The options of the files service."""
 
     optParameters = [
-        ["root", None, None, "The directory whose files are sent (required)", shown_as("DIR", _root_path)],
+        ["root", None, None, "The directory to send files from (required)", shown_as("DIR", _root_path)],
         [
             "encoding",
             None,
@@ -70,29 +91,36 @@ class FilesOptions(Options):
         [
             "quiet",
             None,
-            0.1,
-            "Seconds without a byte after which a file name is complete that no line end follows",
+            0.4,
+            "Seconds of silence that complete the name of a file sent without a line end; if there is no such file, "
+            f"{PATIENCE} times as many",
             seconds(0.01, 60),
         ],
-        ["downloads", None, 1000, "The most downloads at once", whole_number(1, 1_000_000)],
+        ["downloads", None, 1000, "Downloads at a time", whole_number(1, 1_000_000)],
         [
             "stall",
             None,
             30.0,
-            "Seconds a client may take nothing before it may lose its place to another, once all are taken",
+            "Seconds without progress after which a download may lose its place, once all are taken",
             seconds(0.1, 86400),
         ],
+        ["tftp-ports", None, None, "The UDP ports of TFTP transfers (default: any)", shown_as("FIRST-LAST", _ports)],
+        ["tftp-transfers", None, 500, "TFTP transfers at a time", whole_number(1, 60_000)],
+        ["tftp-peer", None, 100, "TFTP transfers of one address at a time", whole_number(1, 60_000)],
     ]
-    optFlags = [["hidden", None, "Send files whose names, or whose directories' names, begin with a dot"]]
-    limits = ("name-limit", "quiet", "downloads", "stall")
+    optFlags = [
+        ["hidden", None, "Send files whose names, or whose directories' names, begin with a dot"],
+        ["no-listing", None, "Do not list directories over HTTP"],
+    ]
+    limits = ("name-limit", "quiet", "downloads", "stall", "tftp-transfers", "tftp-peer")
 
-    #: The root's absolute path: the process may change its directory before it starts.
+    #: The root's absolute path: the process may change its directory before it opens the root.
     root_path: str
 
     def postOptions(self) -> None:
         """Reject options without a root."""
         if self["root"] is None:
-            raise usage.UsageError("files needs --root DIR, the directory whose files are sent")
+            raise usage.UsageError("files needs --root DIR, the directory to send files from")
         self.root_path = os.path.abspath(self["root"])
 
 
@@ -100,67 +128,102 @@ def _is_hidden(name: bytes) -> bool:
     return any(part.startswith(b".") and part not in (b".", b"..") for part in name.split(b"/"))
 
 
-def _size_of_regular(descriptor: int) -> int:
-    """Return the size of an open regular file; close anything else."""
+def _regular(descriptor: int) -> tuple[int, int, int]:
+    """Return the descriptor of an open regular file, its size and its time of change. Closes anything else, and raises.
+
+    The files of /proc and /sys have no blocks and a size of 0 or of one page, whatever their content: a copy of it is
+    returned.
+    """
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise RefusedError("not a regular file")
+            raise FileRefusedError("not a regular file")
+        size = status.st_size
+        if not status.st_blocks and size in _PSEUDO_SIZES and hasattr(os, "memfd_create"):
+            start = os.pread(descriptor, size or _PSEUDO_LIMIT + 1, 0)
+            if len(start) != size:
+                return *_copied(descriptor, start), status.st_mtime_ns
     except BaseException:
         os.close(descriptor)
         raise
-    return status.st_size
+    return descriptor, size, status.st_mtime_ns
+
+
+def _copied(descriptor: int, start: bytes) -> tuple[int, int]:
+    """Copy a file without a size of its own, which begins with `start`, to memory, and close it."""
+    content = start
+    while data := os.pread(descriptor, _PSEUDO_LIMIT + 1 - len(content), len(content)):
+        content += data
+    if len(content) > _PSEUDO_LIMIT:
+        raise FileBusyError("too large for a file without a size")
+    copy = os.memfd_create("netsvc", os.MFD_CLOEXEC)
+    try:
+        os.write(copy, content)
+    except BaseException:
+        os.close(copy)
+        raise
+    os.close(descriptor)
+    return copy, len(content)
 
 
 class FilesCore:
-    """Opens files below the root, so many at once, and keeps the access log."""
+    """Opens files below the root, a limited number at once, and writes the access log."""
 
     def __init__(self, options: FilesOptions, context: Context) -> None:
         self.context = context
         self.name_limit: int = options["name-limit"]
         self.quiet: float = options["quiet"]
-        #: Called when a drain begins: a conversation that waits for a request puts its end here.
+        #: Called when a drain begins, to close the connections that wait for a request.
         self.waiting: set[Callable[[], None]] = set()
+        #: Called then as well, by protocols whose connections can have several requests.
+        self.drains: list[Callable[[], None]] = []
         self.draining = False
         self.ahead = ReadAhead(context.reactor)
         self.shares = Shares(context.reactor)
-        self.farewells = Farewells(context.reactor)
-        #: The files that are open now and when each was last read, in the order of these times.
+        self.lingering = HalfClosed(context.reactor)
+        #: The open files, each with the time when it was last read, in the order of these times.
         self._open: dict[OpenFile, float] = {}
         self._encoding: str = options["encoding"]
         self._hidden = bool(options["hidden"])
+        self.small = SmallFiles()
+        self.lists = not options["no-listing"]
         self._download_limit: int = options["downloads"]
         self._stall: float = options["stall"]
+        self.tftp_ports: range | None = options["tftp-ports"]
+        self.tftp_transfers: int = options["tftp-transfers"]
+        self.tftp_peer: int = options["tftp-peer"]
         self._shown: str = options["root"]
         self._path = options.root_path
         self._root: Root | None = None
         self._drained: Deferred[None] | None = None
-        #: The call that ends what waits for a name.
+        #: The delayed call of `_end_waiting`.
         self._ending: Any = None
         metrics = context.metrics
         self._requests = metrics.counter("requests", "Requests that have ended, by how", ["result"])
+        #: The counters of `_requests` by result.
+        self._ended: dict[str, Any] = {}
         self._bytes = metrics.counter("sent_bytes", "Bytes of files, of requests that have ended")
         self._downloading = metrics.gauge("downloads", "Files that are being sent")
 
     @property
     def downloads(self) -> int:
-        """The files that are open now."""
+        """The number of open files."""
         return len(self._open)
 
     def check(self) -> None:
-        """Raise `MistakeError` if the root cannot be opened, read and searched."""
-        self._open_root().close()
+        """Raise `UserError` if the root cannot be opened, read and searched."""
+        self.open_root().close()
 
     def start(self) -> None:
-        """Open the root. Raises `MistakeError`."""
-        self._root = self._open_root()
+        """Open the root. Raises `UserError`."""
+        self._root = self.open_root()
         self.draining = False
         self._downloading.add_function(self._open.__len__)
 
     def drain(self) -> Deferred[None] | None:
-        """End what waits for a name, and refuse new ones; the Deferred fires when no file is open any more.
+        """Close connections that wait for a name, after `ON_ITS_WAY` seconds, and refuse names from then on.
 
-        A name that is on its way is waited for, `ON_ITS_WAY` seconds.
+        The Deferred fires when no file is open any more.
         """
         if not self.waiting:
             self._end_waiting()
@@ -175,18 +238,17 @@ class FilesCore:
     def _end_waiting(self) -> None:
         self._ending = None
         self.draining = True
-        for end in list(self.waiting):
+        for end in [*self.waiting, *self.drains]:
             end()
-        self._look()
+        self._check_drained()
 
-    def _look(self) -> None:
-        """Say that the drain is over, if it is."""
+    def _check_drained(self) -> None:
         if not self._open and self._ending is None and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
     def stop(self) -> None:
-        """Let go of the root."""
+        """Close the root."""
         self._downloading.remove_function(self._open.__len__)
         if self._ending is not None:
             self._ending.cancel()
@@ -195,71 +257,117 @@ class FilesCore:
             self._root.close()
             self._root = None
 
-    def decode(self, name: bytes) -> bytes:
-        """Return the UTF-8 form of a name that is UTF-8 or in the legacy encoding.
+    def shown(self, name: bytes) -> bytes:
+        """Return a requested name as UTF-8, if it is text, for the access log."""
+        return shown(name, self._encoding)
 
-        Raises `RefusedError` for a name that is neither. UTF-8 goes first: text in another encoding is rarely
-        valid UTF-8, but nearly all UTF-8 is valid GBK.
+    def find_small(self, path: bytes) -> SmallFile | None:
+        """Return a small file that is in memory, if it has not changed."""
+        return self.small.get(self._root, path) if self._root is not None and not self.draining else None
+
+    def find(self, name: bytes) -> tuple[OpenFile, bytes]:
+        """Open the file that a requested name means; return it and its path. The caller closes it.
+
+        The first of the name's `readings` that can be opened is meant. Raises only `FileRefusedError`.
         """
-        try:
-            name.decode()
-        except UnicodeDecodeError:
+        return self._found(name, self.open)
+
+    def find_directory(self, name: bytes) -> tuple[int, bytes]:
+        """Open the directory that a requested name means, to list it; return its descriptor and path, as `find`."""
+        return self._found(name, self._open_directory) if name else (self._open_directory(b"."), b"")
+
+    def _found(self, name: bytes, opening: Callable[[bytes], T]) -> tuple[T, bytes]:
+        refusal = FileRefusedError("not a file name")
+        for path in readings(name, self._encoding):
             try:
-                return name.decode(self._encoding).encode()
-            except UnicodeError:
-                raise RefusedError("not a file name") from None
-        return name
+                return opening(path), path
+            except (FileBusyError, DirectoryError):
+                raise
+            except FileRefusedError as refused:
+                refusal = refused
+        raise refusal
 
     def open(self, name: bytes) -> OpenFile:
-        """Open a regular file by its UTF-8 path below the root. The caller closes it.
+        """Open a regular file by its path below the root. The caller closes it.
 
-        When all places are taken, the download that has stalled longest makes room. Raises `RefusedError`, and
-        nothing else, for whatever name.
+        When all places are taken, the download that has stalled longest is evicted. Raises only `FileRefusedError`,
+        whatever the name.
         """
-        if self._root is None or self.draining:
-            raise BusyError("draining")
-        if not name or b"\0" in name:
-            raise RefusedError("not a file name")
-        if (name.startswith(b".") or b"/." in name) and not self._hidden and _is_hidden(name):
-            raise RefusedError("hidden")
-        try:
-            descriptor = self._root.open(name)
-            size = _size_of_regular(descriptor)
-        except OutsideError:
-            raise RefusedError("outside the root") from None
-        except OSError as error:
-            reason = _REASONS.get(error.errno or 0)
-            if reason is None:
-                raise BusyError(f"cannot be opened ({error.strerror})") from error
-            raise RefusedError(reason) from error
-        file = OpenFile(descriptor, size, self._file_moved, self._file_closed)
+        descriptor, size, modified = self._opened(name, lambda root: _regular(root.open(name)))
+        file = OpenFile(descriptor, size, self._file_moved, self._file_closed, modified)
         self._open[file] = self.context.reactor.seconds()
         if len(self._open) > self._download_limit and not self._make_room():
             file.close()
-            raise BusyError("too many downloads")
+            raise FileBusyError("too many downloads")
         return file
 
+    def _open_directory(self, name: bytes) -> int:
+        return self._opened(name, lambda root: root.open_directory(name))
+
+    def follow(self, name: bytes) -> os.stat_result | None:
+        """Return the status of the file or directory at a path below the root; None if it is not served."""
+        try:
+            try:
+                descriptor = self._opened(name, lambda root: root.open(name))
+            except DirectoryError:
+                descriptor = self._open_directory(name)
+        except FileRefusedError:
+            return None
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def shows(self, name: bytes) -> bool:
+        """Return whether a file of this name is listed."""
+        return self._hidden or not name.startswith(b".")
+
+    def _opened(self, name: bytes, opening: Callable[[Root], T]) -> T:
+        """Call a function that opens something below the root. Raises only `FileRefusedError`."""
+        if self._root is None or self.draining:
+            raise FileBusyError("draining")
+        if not name or b"\0" in name:
+            raise FileRefusedError("not a file name")
+        if (name.startswith(b".") or b"/." in name) and not self._hidden and _is_hidden(name):
+            raise FileRefusedError("hidden")
+        try:
+            return opening(self._root)
+        except OutsideError:
+            raise FileRefusedError("outside the root") from None
+        except OSError as error:
+            reason = _REASONS.get(error.errno or 0)
+            if reason is None:
+                raise FileBusyError(f"cannot be opened ({error.strerror})") from error
+            raise (DirectoryError if error.errno == errno.EISDIR else FileRefusedError)(reason) from error
+
     def _make_room(self) -> bool:
-        """End the download that has stalled longest, if any has: clients that never read cannot keep all places."""
+        """Evict the download that has stalled longest, if one has: clients that never read cannot keep all places."""
         stalled, moved = next(iter(self._open.items()))
         if self.context.reactor.seconds() - moved < self._stall:
             return False
-        stalled.give_way()
+        stalled.evict()
         stalled.close()
         return True
 
-    def record(self, peer: str, name: bytes, size: int, started: float, result: str) -> None:
+    def record(  # noqa: PLR0917
+        self, peer: str, name: bytes, size: int, started: float, result: str, answer: Mapping[str, object] = _NOTHING
+    ) -> None:
         """Write the access line of a request, and count it.
 
-        `size` is the bytes that went out, `started` the time when it came.
+        `size` is the number of bytes sent, `started` the time when the request arrived. `answer` has more fields of a
+        protocol, which end the line.
         """
-        self._requests.labels(result).inc()
+        counter = self._ended.get(result)
+        if counter is None:
+            counter = self._ended[result] = self._requests.labels(result)
+        counter.inc()
         self._bytes.inc(size)
         shown = escape(name)
+        more = f" ({' '.join(map(str, answer.values()))})" if answer else ""
         seconds = self.context.reactor.seconds() - started
         log = self.context.log
-        # The event that `log.info` would make, which takes longer than the disk takes to deliver a file; so does
-        # Twisted to fill in a field. The fields are for those who read events rather than lines.
+        # The event that `log.info` would make, which takes longer than sending a small file; so does filling in fields.
+        # They are for observers that read events rather than lines.
         log.observer(
             {
                 "log_logger": log,
@@ -268,26 +376,28 @@ class FilesCore:
                 "log_source": log.source,
                 "log_format": "{line}",
                 "log_time": time(),
-                "line": f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}',
+                "line": f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}{more}',
                 "peer": peer,
                 "name": shown,
                 "size": size,
                 "seconds": seconds,
                 "result": result,
+                **answer,
             }
         )
 
     def _file_moved(self, file: OpenFile) -> None:
-        # To the end of the line.
+        # Reinserted, to be the last one.
         self._open.pop(file, None)
         self._open[file] = self.context.reactor.seconds()
 
     def _file_closed(self, file: OpenFile) -> None:
         del self._open[file]
         self.ahead.forget(file)
-        self._look()
+        self._check_drained()
 
-    def _open_root(self) -> Root:
+    def open_root(self) -> Root:
+        """Open the directory that names are below. Raises `UserError`."""
         try:
             return Root(self._path)
         except OSError as error:
@@ -296,4 +406,4 @@ class FilesCore:
                 errno.ENOTDIR: ("not a directory", "give another root"),
                 errno.EACCES: ("permission denied", "let this user read and search it or give another root"),
             }.get(error.errno or 0, (str(error.strerror).lower(), "give another root"))
-            raise MistakeError([f"files root {escape(self._shown)}: {problem}; {cure}"]) from None
+            raise UserError([f"files root {escape(self._shown)}: {problem}; {cure}"]) from None

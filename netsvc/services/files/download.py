@@ -1,47 +1,99 @@
-"""Puts an open file on the wire, a share at a time, whatever its size and however slow the client."""
+"""Sends an open file over a connection, a share at a time, whatever its size and however slow the client."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IPullProducer, ISSLTransport
 from zope.interface import implementer
 
-from netsvc.services.files.ahead import AHEAD, ReadAhead
-from netsvc.services.files.direct import write
-from netsvc.services.files.sendfile import Shares, can_sendfile, send_share
-from netsvc.services.files.source import CutError, OpenFile
+from netsvc.services.files.file import AHEAD, CutError, OpenFile, ReadAhead
+from netsvc.services.files.transport import can_sendfile, write
 
-__all__ = ["BLOCK", "SMALL", "Download"]
-
-#: Up to here a file is read and written at once: to register a producer would cost more than the file.
+#: Files up to this size are read and written at once: registering a producer would cost more than the file.
 SMALL = 64 * 1024
-#: What Twisted hands the kernel in one turn (`FileDescriptor.SEND_LIMIT`): a smaller block costs turns, and
-#: of a larger one a part waits in memory.
+#: What Twisted gives the kernel in one turn (`FileDescriptor.SEND_LIMIT`): a smaller block costs turns, and part of
+#: a larger one waits in memory.
 BLOCK = 128 * 1024
 
+#: Bytes that all downloads together may send in one turn of the event loop, about a third of a millisecond.
+MOST = 2 * 1024 * 1024
+#: The smallest share of one download.
+LEAST = 128 * 1024
+#: The share on a reactor that does not say how many descriptors are ready.
+STOCK = 256 * 1024
+
+#: The client has gone. The transport will notice by itself.
+_GONE = (errno.EPIPE, errno.ECONNRESET)
+
 _buffer = bytearray(SMALL)
+
+
+class Shares:
+    """Divides a turn of the event loop among the downloads, so that none waits long for the others."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        #: Downloads that will send again in the next turn, without an event of their socket.
+        self.eager = 0
+
+    def next(self) -> int:
+        """Return how many bytes a download may send now."""
+        ready: int | None = getattr(self._reactor, "ready", None)
+        return STOCK if ready is None else max(LEAST, MOST // max(1, ready + self.eager))
+
+
+def send_share(file: OpenFile, transport: Any, share: int) -> bool:
+    """Send up to `share` bytes with sendfile(2); the transport's producer is called again when it can continue.
+
+    Returns whether that will be in the next turn, because the kernel took the whole share. Raises `CutError` if the
+    file has shrunk, and `OSError` if it cannot be sent in this way.
+    """
+    share = min(share, file.left)
+    # A transport with a limit of bytes a second counts these as well.
+    send_file = getattr(transport, "send_file", None)
+    try:
+        if send_file is None:
+            sent = os.sendfile(transport.fileno(), file.descriptor, file.offset, share)
+        else:
+            sent = send_file(file.descriptor, file.offset, share)
+    except BlockingIOError:
+        sent = -1
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        sent = -1
+    if sent >= 0:
+        file.move(sent)
+    if sent >= share:
+        transport.startWriting()
+        return True
+    # The same with Twisted's reactors; with ours, `startWriting` calls back even if the socket is full.
+    getattr(transport, "wait_to_write", transport.startWriting)()
+    return False
 
 
 @implementer(IPullProducer)
 class Download:
     """Sends one file over one transport.
 
-    Over a plain TCP or UNIX connection the kernel sends it (`netsvc.services.files.sendfile`); over any other
-    transport, TLS above all, it is read and written in blocks. What is not in memory is read by a thread first.
+    Over a plain TCP or UNIX connection the kernel sends it (sendfile(2)); over any other transport, such as TLS, it is
+    read and written in blocks. What is not in memory is read by a thread first.
 
-    `ended(None)` is called when the transport has been given the last byte (it may not have sent it yet), or
-    `ended(reason)` when the file cannot be read to its end. Neither is called when the connection is lost first.
-    `last` says that `ended` ends the stream in either case.
+    `ended(None)` is called when the transport has been given the last byte (it may not have sent it yet),
+    `ended(reason)` when the file cannot be read to its end; neither when the connection is lost first. `last`: in
+    either case the caller then ends the stream. The file is closed, unless it is sent whole and `closes` is false.
     """
 
     #: How far a thread has read the file.
     _fetched = 0
-    #: Whether a thread is to read on first, and whether we are a push producer until then.
+    #: Whether a thread reads on first, and whether this is a push producer until then.
     _waits = False
-    _aside = False
-    #: Whether we are counted in `Shares.eager`.
+    _is_push = False
+    #: Whether this download is counted in `Shares.eager`.
     _eager = False
     #: Whether the kernel has refused to send this file.
     _by_blocks = False
@@ -55,8 +107,10 @@ class Download:
         shares: Shares,
         *,
         last: bool = False,
+        closes: bool = True,
     ) -> None:
         self._last = last
+        self._closes = closes
         self._file = file
         self._transport = transport
         self._ended = ended
@@ -64,18 +118,18 @@ class Download:
         self._shares = shares
 
     def start(self) -> None:
-        """Begin to send; a small file is on its way when this returns, if it is in memory."""
-        if self._file.size <= SMALL:
+        """Begin to send. A small file that is in memory has been written when this returns."""
+        if self._file.left <= SMALL:
             data = self._file.read_cached(_buffer)
             if data is not None:
                 write(self._transport, data, more=self._last)
                 self._end(None)
                 return
-            if self._file.cached(self._file.size):
+            if self._file.cached(self._file.left):
                 self._read_small()
                 return
-        # Calls resumeProducing at once. A connection with a producer is not ended in order before that has finished,
-        # so a file that waits for the disk is safe from a drain.
+        # Calls resumeProducing at once. A connection is not closed in order while it has a producer: so a drain does
+        # not cut a file that waits for the disk.
         self._transport.registerProducer(self, False)
 
     def _read_small(self) -> None:
@@ -88,10 +142,10 @@ class Download:
             self._end(None)
 
     def resumeProducing(self) -> None:
-        """Send the next share: all that was written before is with the kernel."""
+        """Send the next share: everything written before has reached the kernel."""
         if self._waits:
-            if not self._aside and ISSLTransport.providedBy(self._transport):
-                self._step_aside()
+            if not self._is_push and ISSLTransport.providedBy(self._transport):
+                self._stop_pulling()
             return
         plain = not self._by_blocks and can_sendfile(self._transport)
         share = min(self._shares.next() if plain else BLOCK, self._file.left)
@@ -112,7 +166,7 @@ class Download:
             self._finish(None)
 
     def stopProducing(self) -> None:
-        """Let go of the file: the connection is lost."""
+        """Close the file: the connection is lost."""
         self._settle()
         self._file.close()
 
@@ -120,7 +174,7 @@ class Download:
         try:
             self._eager = send_share(self._file, self._transport, share)
         except OSError:
-            # The filesystem cannot do it (EINVAL), or the disk fails: reading will tell.
+            # The filesystem does not support it (EINVAL), or the disk fails: reading will show which.
             self._by_blocks = True
             self._transport.write(self._file.read(BLOCK))
         self._shares.eager += self._eager
@@ -132,27 +186,27 @@ class Download:
     def _go_on(self) -> None:
         self._waits = False
         self._fetched = self._file.offset + AHEAD
-        if not self._aside:
+        if not self._is_push:
             self.resumeProducing()
         elif _is_closing(self._transport):
             self._finish("cut off")
         else:
-            self._aside = False
+            self._is_push = False
             self._transport.unregisterProducer()
             self._transport.registerProducer(self, False)
 
-    def _step_aside(self) -> None:
-        """Become a push producer, which nobody asks for more: TLS asks a pull producer again and again, for 10 ms."""
+    def _stop_pulling(self) -> None:
+        """Become a push producer while a thread reads: TLS would ask a pull producer again and again, for 10 ms."""
         if _is_closing(self._transport):
-            # To unregister would end the connection in order, and the part be taken for the whole.
+            # Unregistering would close the connection in order, and the client would take the part for the whole.
             self._finish("cut off")
         else:
             self._transport.unregisterProducer()
-            self._aside = True
+            self._is_push = True
             self._transport.registerProducer(self, True)
 
     def pauseProducing(self) -> None:
-        """Do nothing: a push producer we are only while there is nothing to send."""
+        """Do nothing: this is a push producer only while there is nothing to send."""
 
     def _finish(self, reason: str | None) -> None:
         self._settle()
@@ -160,7 +214,8 @@ class Download:
         self._end(reason)
 
     def _end(self, reason: str | None) -> None:
-        self._file.close()
+        if self._closes or reason is not None:
+            self._file.close()
         self._ended(reason)
 
 

@@ -1,0 +1,1 @@
+"""What every other part uses: errors, values, safe text, whole files."""

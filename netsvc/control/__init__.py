@@ -1,0 +1,1 @@
+"""The local control socket, by which commands reach a running process."""

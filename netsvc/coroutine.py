@@ -1,0 +1,461 @@
+"""Protocols as coroutines: `async def` functions that read from and write to a connection, on any reactor.
+
+    async def shout(stream):
+        async for line in stream:
+            await stream.write(line.upper() + b"\\n")
+
+    service = Service("shout", "Send back capitals", streams={"tcp": shout})
+
+`Service` accepts such a function wherever it accepts a Protocol class. It is called with the `Stream` of each
+connection, and when it returns, the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import TracebackType, coroutine
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from netsvc.base.buffer import Buffer, LimitError
+from netsvc.base.tasks import CurrentTask, deferred_of, running_loop
+
+__all__ = [
+    "HELD",
+    "LINE_LIMIT",
+    "EndOfStreamError",
+    "Stream",
+    "StreamError",
+    "StreamFactory",
+    "StreamLimitError",
+    "StreamTimeoutError",
+]
+
+#: Bytes of a line or frame, unless another limit is given.
+LINE_LIMIT = 8192
+#: Received bytes that are held for a coroutine that does not read; then the connection is not read.
+HELD = 65536
+
+#: What a suspended coroutine waits for: a chunk of data for `Stream.read`, more data in the buffer, or room to write.
+_CHUNK, _DATA, _ROOM = "chunk", "data", "room"
+
+
+class StreamError(Exception):
+    """The peer did not do what the coroutine waited for. Not caught, it closes the connection, and is no fault."""
+
+
+class EndOfStreamError(StreamError, EOFError):
+    """The peer closed in the middle of a message."""
+
+
+class StreamLimitError(StreamError, ValueError):
+    """The peer sent a longer line or frame than allowed, or one that is not well-formed."""
+
+
+class StreamTimeoutError(StreamError, TimeoutError):
+    """A `Stream.timeout` expired."""
+
+
+class _Suspension:
+    """An awaitable that suspends the coroutine until its stream has data, or room for more."""
+
+    __slots__ = ("_stream", "_wanted")
+
+    def __init__(self, stream: Stream, wanted: str) -> None:
+        self._stream = stream
+        self._wanted = wanted
+
+    def __await__(self) -> Generator[None, None, None]:
+        self._stream._waits_for = self._wanted
+        yield
+
+
+class _Done(tuple[()]):
+    """An awaitable that has nothing to wait for."""
+
+    __slots__ = ()
+
+    __await__ = cast("Callable[[Any], Generator[None, None, None]]", tuple.__iter__)
+
+
+_DONE = _Done()
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class Stream(Protocol):
+    """A connection, as its coroutine sees it. `core` is the state that all connections of the service share.
+
+    While the coroutine does not read, at most `HELD` bytes are held for it, then the connection is not read. While the
+    peer does not read, `write` waits. When the connection is lost, the coroutine is cancelled: what it awaits raises
+    `twisted.internet.error.ConnectionClosed`, or, if that is a Deferred or an asyncio future, is cancelled.
+
+    A coroutine may await its stream, other coroutines, Deferreds, and, on an asyncio reactor, whatever asyncio's
+    libraries provide. An exception that it does not catch closes the connection; it is logged and counted as an error
+    of the protocol, unless it is a `StreamError` or the loss of the connection.
+
+    All methods are for the coroutine itself and what it awaits; one `await` at a time.
+    """
+
+    transport: Any
+    factory: StreamFactory
+
+    def __init__(self, factory: StreamFactory) -> None:
+        self.factory = factory
+        self.core = factory.core
+        self._buffer = Buffer()
+        # The coroutine, until it has ended, and what it waits for: `_CHUNK`, `_DATA`, `_ROOM`, a Deferred, or None.
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._waits_for: Any = None
+        # Whether the peer sends no more; whether the transport has enough to send; whether the transport is not read.
+        self._at_end = self._full = self._held = False
+        # The exception that tells the coroutine of the loss of the connection.
+        self._lost: type[ConnectionClosed] | None = None
+        self._fault: BaseException | None = None
+        # On an asyncio reactor, what asyncio takes for the task of the coroutine, and whether a library cancels it.
+        self._task: CurrentTask | None = None
+        self._is_cancelled = False
+
+    @property
+    def peer(self) -> Any:
+        """The address of the peer, such as `twisted.internet.address.IPv4Address`."""
+        return self.transport.getPeer()
+
+    # Reading.
+
+    @coroutine
+    def read(self, most: int = 65536) -> Generator[None, bytes | None, bytes]:
+        """Read up to `most` bytes, as soon as there are any; an empty result means that the peer sends no more."""
+        if not (self._buffer or self._at_end):
+            self._waits_for = _CHUNK
+            data = yield
+            if data is not None:
+                if len(data) <= most:
+                    # The common case: the data has not been in the buffer.
+                    return data
+                self._buffer += data
+        return self._buffer.take(most)
+
+    async def read_exactly(self, size: int) -> bytes:
+        """Read `size` bytes. Raises `EndOfStreamError` if the peer sends fewer."""
+        while (data := self._buffer.exactly(size)) is None:
+            if self._at_end:
+                raise EndOfStreamError(f"the peer closed after {len(self._buffer)} of {size} bytes")
+            await _Suspension(self, _DATA)
+        return data
+
+    async def read_until(self, delimiter: bytes, limit: int = LINE_LIMIT) -> bytes | None:
+        """Read the bytes before the next delimiter, and skip the delimiter.
+
+        At the end of what the peer sends, what is left is the last message; then the result is None. Raises
+        `StreamLimitError` if a message is longer than `limit` bytes.
+        """
+        try:
+            while (data := self._buffer.until(delimiter, limit)) is None:
+                if self._at_end:
+                    if len(self._buffer) > limit:
+                        raise StreamLimitError(f"more than {limit} bytes before {delimiter!r}")
+                    return self._buffer.take(limit) or None
+                await _Suspension(self, _DATA)
+        except LimitError as error:
+            raise StreamLimitError(str(error)) from None
+        return data
+
+    async def read_line(self, limit: int = LINE_LIMIT) -> bytes | None:
+        """Read a line that ends at LF or CRLF, and return it without that; see `read_until`."""
+        # A CR before the LF is not a part of the line.
+        line = await self.read_until(b"\n", limit + 1)
+        if line is None:
+            return None
+        line = line.removesuffix(b"\r")
+        if len(line) > limit:
+            raise StreamLimitError(f"a line of more than {limit} bytes")
+        return line
+
+    def __aiter__(self) -> Stream:
+        """Iterate over the lines, of at most `LINE_LIMIT` bytes each, to the end of what the peer sends."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next line."""
+        line = await self.read_line()
+        if line is None:
+            raise StopAsyncIteration
+        return line
+
+    async def read_frame(self, prefix: int = 2, limit: int = LINE_LIMIT) -> bytes | None:
+        """Read a frame after its length in `prefix` bytes, most significant first; None if the peer sends no more.
+
+        Raises `StreamLimitError` if it is longer than `limit` bytes, and `EndOfStreamError` in the middle of a frame.
+        """
+        if not await self._has_more():
+            return None
+        size = int.from_bytes(await self.read_exactly(prefix), "big")
+        return await self._frame(size, limit)
+
+    async def read_varint_frame(self, limit: int = LINE_LIMIT) -> bytes | None:
+        """Read a frame after its length as a varint (seven bits in a byte, least significant first).
+
+        See `read_frame`. A length in more than five bytes raises `StreamLimitError`.
+        """
+        if not await self._has_more():
+            return None
+        size = 0
+        for shift in range(0, 35, 7):
+            [byte] = await self.read_exactly(1)
+            size |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return await self._frame(size, limit)
+        raise StreamLimitError("a varint of more than five bytes")
+
+    async def read_netstring(self, limit: int = LINE_LIMIT) -> bytes | None:
+        """Read a netstring, such as `5:hello,`; None if the peer sends no more. See `read_frame`.
+
+        What is not a netstring raises `StreamLimitError`.
+        """
+        if not await self._has_more():
+            return None
+        digits = await self.read_until(b":", len(str(limit)))
+        if self._at_end and not self._buffer:
+            raise EndOfStreamError("the peer closed in a netstring")
+        if not digits or not digits.isdigit() or (digits[:1] == b"0" and digits != b"0"):
+            raise StreamLimitError("not a netstring")
+        data = await self._frame(int(digits), limit)
+        if await self.read_exactly(1) != b",":
+            raise StreamLimitError("not a netstring")
+        return data
+
+    async def _has_more(self) -> bool:
+        """Wait until there is a byte; return False if the peer sends no more."""
+        while not (self._buffer or self._at_end):
+            await _Suspension(self, _DATA)
+        return bool(self._buffer)
+
+    async def _frame(self, size: int, limit: int) -> bytes:
+        if size > limit:
+            raise StreamLimitError(f"a frame of {size} bytes, of at most {limit}")
+        return await self.read_exactly(size)
+
+    # Writing and closing.
+
+    def write(self, data: bytes) -> Awaitable[None]:
+        """Write bytes; await the result, which waits while the peer does not read.
+
+        Raises `twisted.internet.error.ConnectionClosed` if the connection is lost.
+        """
+        if self._lost is not None:
+            raise self._lost()
+        self.transport.write(data)
+        return self._drained() if self._full else _DONE
+
+    async def _drained(self) -> None:
+        while self._full:
+            await _Suspension(self, _ROOM)
+            if self._lost is not None:
+                raise self._lost()
+
+    def close(self) -> None:
+        """Close the connection after everything that was written has been sent. Nothing more is read."""
+        self._at_end = True
+        if self._lost is None:
+            # A transport does not close under a producer.
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close the connection at once, and discard what was not sent."""
+        if self._lost is None:
+            getattr(self.transport, "abortConnection", self.transport.loseConnection)()
+
+    def timeout(self, seconds: float) -> _Timeout:
+        """Return a context manager that raises `StreamTimeoutError` in its block after so many seconds.
+
+        For example: `with stream.timeout(10): name = await stream.read_line()`.
+        """
+        return _Timeout(self, seconds)
+
+    # Called by Twisted.
+
+    def connectionMade(self) -> None:
+        """Start the coroutine."""
+        self.transport.registerProducer(self, True)
+        self._coroutine = self.factory.function(self)
+        loop = running_loop()
+        if loop is not None:
+            self._task = CurrentTask(loop, self._cancel)
+        self._step()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass data to the coroutine if it waits for some."""
+        if self._waits_for is _CHUNK:
+            self._step(data)
+        elif self._coroutine is not None:
+            self._buffer += data
+            if self._waits_for is _DATA:
+                self._step()
+            self._hold_if_full()
+
+    def _hold_if_full(self) -> None:
+        is_reading = self._waits_for is _DATA or self._waits_for is _CHUNK
+        if len(self._buffer) > HELD and not (is_reading or self._held) and self._lost is None:
+            self._held = True
+            self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """Let the coroutine read to the end and answer: the peer has sent everything."""
+        self._at_end = True
+        if self._coroutine is None:
+            self.close()
+        elif self._waits_for in {_DATA, _CHUNK}:
+            self._step()
+
+    def writeConnectionLost(self) -> None:
+        """Close: nothing can be sent any more."""
+        self.close()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Cancel the coroutine, unless it has ended."""
+        self._at_end, self._full = True, False
+        self._lost = ConnectionDone if reason.check(ConnectionDone) else ConnectionLost
+        if isinstance(self._waits_for, Deferred):
+            self._waits_for.cancel()
+        elif self._waits_for is _ROOM or (self._waits_for and self._lost is ConnectionLost):
+            self._step(error=self._lost())
+        elif self._waits_for:
+            self._step()
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            # The reactor, or netsvc's guard, logs and counts it.
+            raise fault
+
+    def pauseProducing(self) -> None:
+        """Let `write` wait: the send buffer is full."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """Let the coroutine write: the send buffer has room."""
+        self._full = False
+        if self._waits_for is _ROOM:
+            self._step_apart()
+
+    def stopProducing(self) -> None:
+        """Do nothing: `connectionLost` follows."""
+
+    # Running the coroutine.
+
+    def _step(self, value: bytes | None = None, error: BaseException | None = None) -> None:
+        """Run the coroutine until it is suspended or ends. Raises its exception if that is a fault."""
+        running: Any = self._coroutine
+        while True:
+            self._waits_for = None
+            try:
+                if self._task is not None:
+                    awaited = self._task.step(*((running.send, value) if error is None else (running.throw, error)))
+                else:
+                    awaited = running.send(value) if error is None else running.throw(error)
+            except BaseException as raised:  # noqa: BLE001  (it is raised again, unless it is an end)
+                self._ended(raised)
+                return
+            value, error = None, None
+            if awaited is None and self._waits_for is not None:
+                break
+            try:
+                self._waits_for = deferred = deferred_of(awaited)
+                deferred.addBoth(self._fired)
+            except (TypeError, RuntimeError) as unknown:
+                error = unknown
+            else:
+                break
+        if self._held and self._waits_for in {_DATA, _CHUNK}:
+            self._held = False
+            self.transport.resumeProducing()
+
+    def _fired(self, result: object) -> None:
+        # The awaited Deferred gives the coroutine its result itself, but not yet its failure.
+        error = result.value if isinstance(result, Failure) else None
+        if self._is_cancelled:
+            error, self._is_cancelled = asyncio.CancelledError(), False
+        self._step_apart(error)
+
+    def _step_apart(self, error: BaseException | None = None) -> None:
+        """Step outside of `dataReceived`, where an exception would not reach what logs and counts it."""
+        try:
+            self._step(error=error)
+        except BaseException as fault:
+            if self._lost is None:
+                self._fault = fault
+                self.abort()
+            else:
+                raise
+
+    def _ended(self, raised: BaseException) -> None:
+        self._coroutine = None
+        if self._task is not None:
+            self._task.close()
+        if isinstance(raised, StopIteration | StreamError | ConnectionClosed) or (
+            self._lost is not None and isinstance(raised, CancelledError | asyncio.CancelledError)
+        ):
+            self.close()
+        else:
+            raise raised
+
+    def _cancel(self) -> None:
+        """Interrupt the coroutine as asyncio does."""
+        if isinstance(self._waits_for, Deferred):
+            self._is_cancelled = True
+            self._waits_for.cancel()
+        elif self._coroutine is not None:
+            self._step_apart(asyncio.CancelledError())
+
+    def _expire(self) -> None:
+        """Interrupt the coroutine in its innermost `await`."""
+        if self._coroutine is not None:
+            if isinstance(self._waits_for, Deferred):
+                self._waits_for.cancel()
+            else:
+                self._step_apart(StreamTimeoutError())
+
+
+class _Timeout:
+    """See `Stream.timeout`."""
+
+    def __init__(self, stream: Stream, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+        self._call: Any = None
+
+    def __enter__(self) -> None:
+        self._call = self._stream.factory.reactor.callLater(self._seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._call = None
+        self._stream._expire()
+
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, _: TracebackType | None) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        elif isinstance(raised, CancelledError | asyncio.CancelledError):
+            raise StreamTimeoutError from raised
+
+
+class StreamFactory(Factory):
+    """Runs `function(stream)` for each connection. `reactor` provides `IReactorTime`."""
+
+    noisy = False
+
+    def __init__(
+        self, function: Callable[[Stream], Coroutine[Any, Any, None]], core: object, reactor: IReactorTime
+    ) -> None:
+        self.function = function
+        self.core = core
+        self.reactor = cast(Any, reactor)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Return the stream of a connection."""
+        return Stream(self)

@@ -1,0 +1,491 @@
+"""Connections of HTTP/1.1 that answer requests, one at a time and in their order (RFC 9112)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from math import inf
+from typing import Any
+
+from twisted.internet.interfaces import (
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    IProtocolFactory,
+    IPushProducer,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from netsvc.http.request import Request, RequestError, RequestLimits, RequestParser
+
+#: Bytes that may wait behind a request that is being answered, before the client is not read any more.
+MOST_WAITING = 64 * 1024
+#: Requests of one connection that are answered without a turn of the event loop for others.
+AT_ONCE = 16
+#: Seconds between two looks at the deadlines.
+RESOLUTION = 1.0
+
+#: The content type of plain text.
+TEXT = "text/plain; charset=utf-8"
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
+_CONTINUE = _STATUS_LINES[100] + b"\r\n"
+
+_log = Logger(namespace="netsvc.http")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds for a request to arrive, for its answer, between two requests, and for the client to close."""
+
+    request: float = 30.0
+    answer: float = inf
+    idle: float = 60.0
+    linger: float = 2.0
+
+
+class Exchange:
+    """A request and its answer.
+
+    Answer with `answer`; or with `start`, any number of `write`, and `finish`. Once the client has gone, `waiting` is
+    false, and all of them do nothing.
+    """
+
+    __slots__ = (
+        *("_ended", "_is_chunked", "connection", "keep_alive", "producer", "request", "sent", "status", "waiting"),
+    )
+
+    def __init__(self, connection: HTTPConnection, request: Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.waiting = True
+        #: The status of the answer, once it has begun, and the bytes of its content so far.
+        self.status = 0
+        self.sent = 0
+        #: Whether another request may follow.
+        self.keep_alive = request.keep_alive
+        #: Told to pause while the client does not read; see `IPushProducer`.
+        self.producer: Any = None
+        self._is_chunked = False
+        self._ended: list[Callable[[], None]] = []
+
+    @property
+    def peer(self) -> Any:
+        """The address of the client."""
+        return self.connection.transport.getPeer()
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Call a function when the answer is finished or the client is gone; see `waiting`."""
+        self._ended.append(call)
+
+    def answer(self, status: int, body: bytes = b"", headers: bytes = b"") -> None:
+        """Send a whole answer. `headers` are lines that end with CR LF. A part that was sent is cut off by a reset."""
+        if not self.waiting:
+            return
+        if self.status:
+            self.connection.abort()
+            return
+        head = self._head(status, headers, len(body))
+        if self.request.method != b"HEAD":
+            self.sent = len(body)
+            head += body
+        self.connection.transport.write(head)
+        self._finish()
+
+    def start(self, status: int, headers: bytes = b"", length: int | None = None) -> None:
+        """Begin an answer of `length` bytes, or of any length."""
+        if self.waiting:
+            self.connection.transport.write(self._head(status, headers, length))
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the content; nothing in the answer to HEAD."""
+        if not self.waiting or not data or self.request.method == b"HEAD":
+            return
+        self.sent += len(data)
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.connection.transport.write(data)
+
+    def lend_transport(self) -> Any:
+        """Return the transport, without a producer, for the content of a begun answer; `finish` takes it back.
+
+        Add the bytes that are written to `sent`.
+        """
+        return self.connection.lend_transport()
+
+    def finish(self) -> None:
+        """End the answer."""
+        if self.waiting:
+            if self._is_chunked:
+                self.connection.transport.write(b"0\r\n\r\n")
+            self._finish()
+
+    def _head(self, status: int, headers: bytes, length: int | None) -> bytes:
+        self.status = status
+        request = self.request
+        framing = b""
+        if length is not None:
+            # An answer without content has no length (RFC 9110, section 8.6).
+            if status not in (204, 304):
+                framing = b"Content-Length: %d\r\n" % length
+        elif request.version == 11:
+            framing = b"Transfer-Encoding: chunked\r\n"
+            self._is_chunked = request.method != b"HEAD"
+        else:
+            self.keep_alive = False
+        self.keep_alive = self.keep_alive and not self.connection.factory.draining
+        if not self.keep_alive:
+            framing += b"Connection: close\r\n"
+        elif request.version == 10:
+            framing += b"Connection: keep-alive\r\n"
+        date = _date(int(self.connection.factory.now()))
+        return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], date, framing, headers)
+
+    def _finish(self) -> None:
+        self.end()
+        self.connection.finished(self)
+
+    def end(self) -> None:
+        """Note that the answer is finished or the client is gone."""
+        self.waiting = False
+        self.producer = None
+        if self._ended:
+            ended, self._ended = self._ended, []
+            for call in ended:
+                call()
+
+
+@lru_cache(maxsize=2)
+def _date(seconds: int) -> bytes:
+    return b"Date: %b\r\n" % formatdate(seconds, usegmt=True).encode("ascii")
+
+
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """Return headers as the lines that `Exchange` takes. Raises `ValueError` for a CR or LF in one."""
+    if any("\r" in each or "\n" in each for each in (*headers, *headers.values())):
+        raise ValueError("a header cannot contain a line end")
+    return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class HTTPConnection(Protocol):
+    """A connection: it calls `serve` of its factory with each request, when the answer to the one before has ended.
+
+    Nothing is read or answered while the client does not read, and at most `MOST_WAITING` bytes are kept. When the
+    server closes, what the client still sends is read and dropped for a while, because a reset could cut the answer
+    (RFC 9112, section 9.6).
+    """
+
+    factory: HTTPFactory
+    transport: Any
+
+    def __init__(self) -> None:
+        #: The request that is being answered.
+        self.exchange: Exchange | None = None
+        #: When something is due, in seconds.
+        self.deadline = inf
+        self._parser: RequestParser
+        self._unread = b""
+        self._is_paused = False
+        self._is_lent = False
+        self._reads = True
+        self._answering = False
+        self._has_begun = False
+        self._client_done = False
+        self._closing = False
+        self._ending = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered."""
+        return self.exchange is None and not self._has_begun and not self._closing
+
+    def connectionMade(self) -> None:
+        """Wait for a request."""
+        factory = self.factory
+        self._parser = RequestParser(factory.limits, self._continue)
+        self.transport.registerProducer(self, True)
+        factory.opened(self)
+        self.deadline = factory.clock.seconds() + factory.times.request
+
+    def _continue(self) -> None:
+        self.transport.write(_CONTINUE)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer the requests that have come."""
+        if self._closing:
+            return
+        self._unread = self._unread + data if self._unread else data
+        if self.exchange is None:
+            self._answer()
+        if len(self._unread) > MOST_WAITING and self._reads:
+            self._reads = False
+            self.transport.pauseProducing()
+
+    def _answer(self) -> None:
+        """Parse and answer what was received, as far as the client reads it."""
+        if self._answering:
+            return
+        self._answering = True
+        try:
+            for _ in range(AT_ONCE):
+                if self._closing or self.exchange is not None or not self._unread or self._is_paused:
+                    break
+                self._parse()
+            else:
+                if self.exchange is None:
+                    self.factory.clock.callLater(0, self._answer)
+        finally:
+            self._answering = False
+        if self._client_done and self.exchange is None and not self._unread and not self._closing:
+            self.close()
+        if not self._reads and len(self._unread) <= MOST_WAITING and not self._closing:
+            self._reads = True
+            self.transport.resumeProducing()
+
+    def _parse(self) -> None:
+        data = self._unread
+        # No more than one head, so that requests behind it wait as bytes.
+        end = data.find(b"\r\n\r\n") + 4
+        if 3 < end < len(data):
+            self._unread = data[end:]
+            data = data[:end]
+        else:
+            self._unread = b""
+        for found in self._parser.feed(data):
+            self._has_begun = False
+            if isinstance(found, Request):
+                self._serve(found)
+            else:
+                self._refuse(found)
+        if self._parser.busy and not self._has_begun and not self._closing:
+            self._has_begun = True
+            self.deadline = self.factory.clock.seconds() + self.factory.times.request
+
+    def _serve(self, request: Request) -> None:
+        factory = self.factory
+        exchange = self.exchange = factory.exchange(self, request)
+        if self._client_done and not self._unread:
+            exchange.keep_alive = False
+        self.deadline = factory.clock.seconds() + factory.times.answer
+        try:
+            factory.serve(exchange)
+        except Exception:  # noqa: BLE001  (it ends one answer only)
+            _log.failure("a request failed")
+            exchange.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    def _refuse(self, error: RequestError) -> None:
+        request = Request(b"", b"*", 11, [], keep_alive=False)
+        self.exchange = self.factory.exchange(self, request)
+        self.factory.refuse(self.exchange, error)
+
+    def lend_transport(self) -> Any:
+        """Return the transport, without a producer, until the answer is finished."""
+        self._is_lent = True
+        self.transport.unregisterProducer()
+        return self.transport
+
+    def finished(self, exchange: Exchange) -> None:
+        """Continue after an answer."""
+        if exchange is not self.exchange:
+            return
+        self.exchange = None
+        if self._is_lent:
+            self._is_lent = False
+            self.transport.registerProducer(self, True)
+        if not exchange.keep_alive or self.factory.draining:
+            self.close()
+            return
+        self.deadline = self.factory.clock.seconds() + self.factory.times.idle
+        if self._unread or self._client_done:
+            self._answer()
+
+    def close(self) -> None:
+        """Close when everything is sent."""
+        if self._closing:
+            return
+        self._closing = True
+        self._unread = b""
+        transport = self.transport
+        transport.unregisterProducer()
+        if self._client_done or not _knows_half_close(transport.__class__) or getattr(transport, "TLS", False):
+            self._end()
+            return
+        self.deadline = self.factory.clock.seconds() + self.factory.times.linger
+        transport.loseWriteConnection()
+        if not self._reads:
+            self._reads = True
+            transport.resumeProducing()
+
+    def _end(self) -> None:
+        """Close when everything is sent, and reset the connection if the client has not read it in time."""
+        self._ending = True
+        self.deadline = self.factory.clock.seconds() + self.factory.times.answer
+        self.transport.loseConnection()
+
+    def go_on(self) -> None:
+        """Give the answer in progress unlimited time."""
+        self.deadline = inf
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._closing = True
+        self.transport.abortConnection()
+
+    def overdue(self) -> None:
+        """End what has taken too long."""
+        self.deadline = inf
+        if self._ending:
+            self.abort()
+        elif self._closing:
+            self._end()
+        elif self.exchange is not None:
+            self.abort()
+        elif self._has_begun:
+            self._has_begun = False
+            self._refuse(RequestError(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time"))
+        else:
+            self.close()
+
+    def pauseProducing(self) -> None:
+        """Answer nothing more until the client has read the answers before."""
+        self._is_paused = True
+        if self.exchange is not None and self.exchange.producer is not None:
+            self.exchange.producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Continue."""
+        self._is_paused = False
+        if self.exchange is None:
+            self._answer()
+        elif self.exchange.producer is not None:
+            self.exchange.producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Do nothing: `connectionLost` follows."""
+
+    def readConnectionLost(self) -> None:
+        """Answer what has been received: the client may still read."""
+        self._client_done = True
+        if self._closing:
+            self._end()
+        elif self.exchange is None:
+            self._answer()
+
+    def writeConnectionLost(self) -> None:
+        """Close, unless the client is awaited."""
+        if not self._closing:
+            self.close()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the answer in progress."""
+        self._closing = True
+        self._unread = b""
+        self.factory.closed(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.end()
+
+
+@lru_cache(maxsize=32)
+def _knows_half_close(transport: type) -> bool:
+    # Of the class: a wrapper claims the interfaces of what it wraps, but a half-close ends it.
+    return bool(IHalfCloseableDescriptor.implementedBy(transport))
+
+
+@implementer(IProtocolFactory)
+class HTTPFactory:
+    """Builds connections. `serve` is called with an `Exchange` for each request.
+
+    Beyond `most` connections, one that has asked for nothing yet, or for nothing more, is closed for a new one: the one
+    whose time ends first. There is no bound without.
+    """
+
+    exchange: type[Exchange] = Exchange
+
+    def __init__(
+        self,
+        clock: Any,
+        serve: Callable[[Exchange], object],
+        *,
+        limits: RequestLimits | None = None,
+        times: Times | None = None,
+        most: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.serve = serve
+        self.limits = limits or RequestLimits()
+        self.times = times or Times()
+        #: Returns the time of day, for the header Date.
+        self.now = now
+        #: Whether each answer is the last one of its connection.
+        self.draining = False
+        self._most = most
+        #: The open connections.
+        self.connections: dict[HTTPConnection, None] = {}
+        self._call: Any = None
+
+    def doStart(self) -> None:
+        """See `IProtocolFactory`."""
+
+    def doStop(self) -> None:
+        """See `IProtocolFactory`."""
+
+    def buildProtocol(self, _addr: object) -> HTTPConnection | None:
+        """Build a connection, or return None if there are too many and none is idle."""
+        if self._most is not None and len(self.connections) >= self._most:
+            # One that has sent a part of a request, and no more, would otherwise keep its place.
+            waiting = (each for each in self.connections if each.exchange is None)
+            idle = min(waiting, key=lambda each: each.deadline, default=None)
+            if idle is None:
+                return None
+            idle.abort()
+        connection = HTTPConnection()
+        connection.factory = self
+        return connection
+
+    def refuse(self, exchange: Exchange, error: RequestError) -> None:
+        """Answer what is no request."""
+        exchange.answer(error.status, f"{error.line}\n".encode(), header_lines({"Content-Type": TEXT}))
+
+    def opened(self, connection: HTTPConnection) -> None:
+        """Watch the deadlines of a connection."""
+        self.connections[connection] = None
+        if self._call is None:
+            self._call = self.clock.callLater(RESOLUTION, self._look)
+
+    def closed(self, connection: HTTPConnection) -> None:
+        """Forget a connection."""
+        self.connections.pop(connection, None)
+        if not self.connections:
+            self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _look(self) -> None:
+        self._call = self.clock.callLater(RESOLUTION, self._look)
+        now = self.clock.seconds()
+        for connection in [each for each in self.connections if each.deadline <= now]:
+            connection.overdue()
+
+    def drain(self) -> None:
+        """Close idle connections now and each other one after its answer."""
+        self.draining = True
+        for connection in [each for each in self.connections if each.idle]:
+            connection.close()
+
+    def close(self) -> None:
+        """Reset all connections."""
+        for connection in list(self.connections):
+            connection.abort()
+        self._stop_looking()

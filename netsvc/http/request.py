@@ -1,0 +1,268 @@
+"""Requests of HTTP/1.0 and 1.1, and the parser that reads them from bytes. Knows no transport.
+
+The bytes are parsed by httptools (llhttp, the parser of Node.js), which refuses what two servers could read in two
+ways: both Content-Length and Transfer-Encoding, line ends without CR, folded headers. Here are the limits, and the rest
+of RFC 9112.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+#: The value of Host (RFC 9110, section 7.2), which may be empty; and a target in absolute form (RFC 9112, section
+#: 3.2.2): the host and port, and the path with the query.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\s\x00-\x1f\x7f:/?#@\[\]\\]*)(:[0-9]*)?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
+_HIGH = re.compile(rb"[\x80-\xff]")
+
+#: Bytes around a header, or around a byte of the body that is a chunk of its own.
+_OVERHEAD = 8
+
+_VERSIONS = {"1.0": 10, "1.1": 11}
+
+
+class RequestError(Exception):
+    """A request that is answered with an error, after which the connection is closed: its status and one line."""
+
+    def __init__(self, status: HTTPStatus, line: str) -> None:
+        super().__init__(status, line)
+        self.status = status
+        self.line = line
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """The bytes of a target, of the names and values of all headers, and of a body; and the number of headers."""
+
+    target: int = 4096
+    head: int = 8192
+    headers: int = 64
+    body: int = 0
+
+
+class Request:
+    """A complete request. `path` is decoded, without the query; `headers` have names in lower case, in their order.
+
+    A target in absolute form is replaced by its path, and its host by the header Host (RFC 9112, section 3.2.2).
+    """
+
+    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "target", "version")
+
+    def __init__(
+        self, method: bytes, target: bytes, version: int, headers: list[tuple[bytes, bytes]], keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        #: 10 or 11.
+        self.version = version
+        self.headers = headers
+        #: Whether the client allows another request on the connection.
+        self.keep_alive = keep_alive
+        self.body = b""
+        path, _, self.query = target.partition(b"?")
+        self.path = unquote_to_bytes(path) if b"%" in path else path
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header, by its name in lower case; None if it is missing."""
+        for each, value in self.headers:
+            if each == name:
+                return value
+        return None
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return all values of a header."""
+        return [value for each, value in self.headers if each == name]
+
+
+class RequestParser:
+    """Reads requests from the bytes of a connection, whatever pieces they come in.
+
+    `expects_body` is called when the client waits with the body until it is told to send it (RFC 9110, section
+    10.1.1). Nothing more is read after an error. Requests to switch protocols are answered like any other.
+    """
+
+    def __init__(self, limits: RequestLimits, expects_body: Callable[[], None] = lambda: None) -> None:
+        self._limits = limits
+        self._longest = limits.target + limits.head + _OVERHEAD * limits.headers
+        self._expects_body = expects_body
+        self._parser = HttpRequestParser(self)
+        self._found: list[Request | RequestError] = []
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        #: A value of Host that has been checked.
+        self._host: bytes | None = None
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._request: Request | None = None
+        self._failed = False
+        self._in_first_line = True
+        #: Whether the first byte has come, and could begin a method.
+        self._is_http = False
+        #: Whether a part of a request has come, but not all of it.
+        self.busy = False
+        # Bytes of a request that began in earlier data.
+        self._pending = 0
+
+    def feed(self, data: bytes) -> list[Request | RequestError]:
+        """Take the next bytes; return the requests that they complete, and at last the error, if there is one."""
+        found: list[Request | RequestError] = []
+        self._found = found
+        if self._failed:
+            return found
+        if not self._is_http:
+            # No method begins like this: a TLS ClientHello, or a client of another protocol.
+            start = data.lstrip(b"\r\n")[:1]
+            if start and not start.isalpha():
+                self._fail(RequestError(HTTPStatus.BAD_REQUEST, "not HTTP"))
+                return found
+            self._is_http = bool(start)
+        if self._in_first_line and not data.isascii():
+            data = _escaped(data)
+        if self.busy:
+            self._pending += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            # The request is complete. A server may ignore Upgrade (RFC 9110, section 7.8).
+            self._parser = HttpRequestParser(self)
+            return found + self.feed(data[upgrade.args[0] :])
+        except HttpParserInvalidMethodError:
+            self._fail(RequestError(HTTPStatus.NOT_IMPLEMENTED, "unknown method"))
+        except HttpParserCallbackError as error:
+            if not isinstance(error.__context__, RequestError):
+                raise
+            self._fail(error.__context__)
+        except HttpParserError as error:
+            self._fail(RequestError(HTTPStatus.BAD_REQUEST, f"not HTTP/1.1: {str(error).lower()}"))
+        self._in_first_line = not self.busy or (self._in_first_line and b"\n" not in data)
+        if self.busy and self._pending > self._longest + (_OVERHEAD * self._limits.body if self._request else 0):
+            self._fail(_too_many_headers())
+        return found
+
+    def _fail(self, error: RequestError) -> None:
+        self._failed, self.busy = True, False
+        self._found.append(error)
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.busy = True
+        self._target = b""
+        self._headers = []
+        self._pending = 0
+
+    def on_url(self, part: bytes) -> None:
+        """Add a part of the target."""
+        self._target += part
+        if len(self._target) > self._limits.target:
+            raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, "the target is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header. Those after the body are dropped, but counted."""
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > self._limits.headers:
+            raise _too_many_headers()
+
+    def on_headers_complete(self) -> None:
+        """Check the head."""
+        parser, headers = self._parser, self._headers
+        version = _VERSIONS.get(parser.get_http_version())
+        if version is None:
+            raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
+        size = hosts = 0
+        has_body = False
+        for name, value in headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+                if value != self._host:
+                    if not _HOST.fullmatch(value):
+                        raise RequestError(HTTPStatus.BAD_REQUEST, "Host must be HOST or HOST:PORT")
+                    self._host = value
+            elif name == b"content-length":
+                # Without zeros in front: Python reads no number of more than 4300 digits.
+                digits = value.strip().lstrip(b"0")
+                if int(digits or b"0") > self._limits.body:
+                    raise self._too_large()
+                has_body = has_body or bool(digits)
+            elif name == b"transfer-encoding":
+                # Of HTTP/1.0, which may have passed a proxy that does not know it (RFC 9112, section 6.1).
+                if version == 10:
+                    raise RequestError(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding")
+                if value.lower() != b"chunked":
+                    raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "the only Transfer-Encoding is chunked")
+                has_body = True
+        if size > self._limits.head:
+            raise _too_many_headers()
+        # httptools would take the body for the next request.
+        if has_body and parser.should_upgrade():
+            raise RequestError(HTTPStatus.BAD_REQUEST, "a request with Upgrade cannot have a body")
+        # HTTP/1.0 has no such header.
+        if hosts != 1 and (hosts or version == 11):
+            raise RequestError(HTTPStatus.BAD_REQUEST, "HTTP/1.1 requires the header Host, once")
+        method, target = parser.get_method(), self._target
+        if target[:1] != b"/":
+            target = _origin_form(method, target, headers)
+        request = self._request = Request(method, target, version, headers, parser.should_keep_alive())
+        # What follows are trailers.
+        self._headers = []
+        self._body, self._body_size = [], 0
+        if version == 11 and (expected := request.header(b"expect")) is not None:
+            if expected.lower() != b"100-continue":
+                raise RequestError(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")
+            self._expects_body()
+
+    def on_body(self, part: bytes) -> None:
+        """Add a part of the body."""
+        self._body_size += len(part)
+        if self._body_size > self._limits.body:
+            raise self._too_large()
+        self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        """Complete the request."""
+        request = self._request
+        assert request is not None
+        if self._body:
+            request.body = b"".join(self._body)
+        self.busy = False
+        self._request = None
+        self._found.append(request)
+
+    def _too_large(self) -> RequestError:
+        return RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {self._limits.body} bytes")
+
+
+def _escaped(data: bytes) -> bytes:
+    """Escape bytes of the target that are not ASCII: some clients, such as curl, send what the user has written."""
+    line, end, rest = data.partition(b"\r\n")
+    return _HIGH.sub(lambda byte: b"%%%02X" % byte[0][0], line) + end + rest
+
+
+def _origin_form(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a target in absolute form as a path, after replacing the header Host. Raises `RequestError`."""
+    found = _ABSOLUTE.fullmatch(target)
+    if found is not None and _HOST.fullmatch(found[1]):
+        headers[:] = [(b"host", found[1]), *(header for header in headers if header[0] != b"host")]
+        path = found[2] or b"/"
+        return path if path.startswith(b"/") else b"/" + path
+    if (method, target) == (b"OPTIONS", b"*"):
+        return target
+    raise RequestError(HTTPStatus.BAD_REQUEST, "the target must be a path, or http:// with a host and a path")
+
+
+def _too_many_headers() -> RequestError:
+    return RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too many or too long")

@@ -1,0 +1,1 @@
+"""The fast reactor and its transports, independent of the rest of netsvc."""

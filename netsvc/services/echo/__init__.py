@@ -1,1 +1,0 @@
-"""Sends back what comes (RFC 862)."""

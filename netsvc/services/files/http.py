@@ -1,0 +1,340 @@
+"""Files over HTTP/1.1 (RFC 9110): whole, in ranges, or only if they have changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from functools import lru_cache, partial
+from http import HTTPStatus
+from mimetypes import MimeTypes
+from os.path import splitext
+from secrets import token_hex
+from stat import S_ISDIR
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+
+from netsvc.base.text import peer_name
+from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
+from netsvc.http.request import RequestLimits
+from netsvc.services.files.conditions import (
+    Validator,
+    check_conditions,
+    http_date,
+    validator,
+    wanted_ranges,
+)
+from netsvc.services.files.core import FilesCore
+from netsvc.services.files.download import SMALL, Download
+from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefusedError, OpenFile
+from netsvc.services.files.listing import POLICY, Entry, Query, Source, make_listing, parse_query
+from netsvc.services.files.small import SmallFile, identity
+
+LIMITS = RequestLimits(target=8192, head=16384, headers=100, body=0)
+TIMES = Times(request=30.0, idle=60.0)
+
+_METHODS = "GET, HEAD, OPTIONS"
+_TEXT = header_lines({"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"})
+#: Headers that make a request conditional, or one for ranges.
+_CONDITIONS = frozenset(
+    (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
+)
+#: What the record of a file that was sent whole has besides.
+_SENT = {"method": "GET", "status": 200}
+#: Without the files of the system, which would make the types depend on the machine.
+_TYPES = MimeTypes(filenames=())
+for _kind, _ending in (
+    ("text/markdown", ".md"),
+    ("image/webp", ".webp"),
+    ("image/avif", ".avif"),
+    ("font/woff2", ".woff2"),
+    ("application/wasm", ".wasm"),
+    ("text/javascript", ".js"),
+    ("text/javascript", ".mjs"),
+    ("application/gzip", ".gz"),
+    ("application/zstd", ".zst"),
+    ("application/x-bzip2", ".bz2"),
+    ("application/x-xz", ".xz"),
+):
+    _TYPES.add_type(_kind, _ending)
+_buffer = bytearray(SMALL)
+
+#: Directories that are listed at once; more wait for their turn, so many at most.
+AT_ONCE, MOST_WAITING = 2, 64
+_VARIED = {"Cache-Control": "no-cache", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+_LISTING_HEAD = header_lines({"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY, **_VARIED})
+_JSON_HEAD = header_lines({"Content-Type": "application/json", **_VARIED})
+
+
+def http_factory(core: FilesCore) -> HTTPFactory:
+    """Return a factory of connections that answer with the files of a core."""
+    factory = HTTPFactory(core.context.reactor, FilesSite(core).serve, limits=LIMITS, times=TIMES)
+    core.drains.append(factory.drain)
+    return factory
+
+
+class FilesSite:
+    """Answers requests for files."""
+
+    def __init__(self, core: FilesCore) -> None:
+        self._core = core
+        self._listings = Listings(core)
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer a request; see `HTTPFactory`."""
+        request = exchange.request
+        core = self._core
+        if request.method == b"GET":
+            small = core.find_small(request.path[1:])
+            if small is not None and _CONDITIONS.isdisjoint([name for name, _ in request.headers]):
+                started = core.context.reactor.seconds()
+                exchange.answer(200, small.data, small.headers)
+                core.record(peer_name(exchange.peer), request.path[1:], len(small.data), started, "sent", _SENT)
+                return
+        answer = FileAnswer(core, exchange)
+        if request.method not in (b"GET", b"HEAD"):
+            status = HTTPStatus.NO_CONTENT if request.method == b"OPTIONS" else HTTPStatus.METHOD_NOT_ALLOWED
+            answer.refuse(status, status.phrase.lower(), {"Allow": _METHODS})
+            return
+        name = request.path[1:]
+        is_directory = not name or name.endswith(b"/")
+        try:
+            if is_directory:
+                try:
+                    file, path = self._core.find(name + b"index.html")
+                except FileBusyError:
+                    raise
+                except FileRefusedError:
+                    if not self._core.lists:
+                        raise
+                    self._listings.answer(answer, name)
+                    return
+            else:
+                file, path = self._core.find(name)
+        except DirectoryError as refusal:
+            # From the root: a target such as //other.example/d would lead to another site.
+            where, _, query = request.target.partition(b"?")
+            place = b"/" + where.strip(b"/") + b"/" + (b"?" + query if query else b"")
+            answer.refuse(HTTPStatus.MOVED_PERMANENTLY, str(refusal), {"Location": place.decode("ascii")})
+        except FileBusyError as refusal:
+            answer.refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(refusal), {"Retry-After": "10"})
+        except FileRefusedError as refusal:
+            answer.refuse(HTTPStatus.NOT_FOUND, str(refusal))
+        else:
+            answer.send(file, path)
+
+
+class Listings:
+    """Lists directories in threads: `AT_ONCE` at a time, and some more in turn."""
+
+    def __init__(self, core: FilesCore) -> None:
+        self._core = core
+        self._turns = DeferredSemaphore(AT_ONCE)
+
+    def answer(self, answer: FileAnswer, name: bytes) -> None:
+        """Answer with the listing of a directory. Raises `FileRefusedError`."""
+        exchange = answer.exchange
+        try:
+            query = parse_query(exchange.request.query)
+        except ValueError as error:
+            answer.refuse(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        if _prefers_json(exchange):
+            query = replace(query, as_json=True)
+        if len(self._turns.waiting) >= MOST_WAITING:
+            raise FileBusyError("too many listings")
+        descriptor, path = self._core.find_directory(name)
+        path = path.strip(b"/") + b"/" if path.strip(b"/") else b""
+        made = self._turns.run(self._in_thread, descriptor, path, query)
+        made.addCallbacks(answer.send_listing, answer.fail, callbackArgs=(path, query.as_json))
+
+    def _in_thread(self, descriptor: int, path: bytes, query: Query) -> Deferred[bytes]:
+        core, reactor = self._core, self._core.context.reactor
+
+        def follow(name: bytes) -> Entry | None:
+            status = core.follow(path + name)
+            if status is None:
+                return None
+            is_directory = S_ISDIR(status.st_mode)
+            return Entry(name, is_directory, 0 if is_directory else status.st_size, status.st_mtime)
+
+        source = Source(path, core.shows, follow, partial(_text_of, core))
+        make = partial(make_listing, descriptor, query, source)
+        if not hasattr(reactor, "getThreadPool"):
+            return maybeDeferred(make)
+        return deferToThreadPool(reactor, reactor.getThreadPool(), make)
+
+
+def _text_of(core: FilesCore, name: bytes) -> str:
+    return core.shown(name).decode("utf-8", "replace")
+
+
+def _prefers_json(exchange: Exchange) -> bool:
+    accept = (exchange.request.header(b"accept") or b"").lower()
+    return b"application/json" in accept and b"text/html" not in accept
+
+
+class FileAnswer:
+    """One answer, and its access line."""
+
+    def __init__(self, core: FilesCore, exchange: Exchange) -> None:
+        self._core = core
+        self.exchange = self._exchange = exchange
+        self._started = core.context.reactor.seconds()
+        self._name = exchange.request.path
+        self._peer = peer_name(exchange.peer)
+        self._is_recorded = False
+
+    def refuse(self, status: HTTPStatus, reason: str, headers: dict[str, str] | None = None) -> None:
+        """Answer without a file. Only the access line has the reason: it may say that a hidden file exists."""
+        body = b"" if status == HTTPStatus.NO_CONTENT else f"{status.value} {status.phrase}\n".encode()
+        self._exchange.answer(status, body, (_TEXT if body else b"") + header_lines(headers or {}))
+        self._record(reason, 0)
+
+    def send_listing(self, body: bytes, path: bytes, as_json: bool) -> None:
+        """Send the listing of a directory."""
+        self._name = path or b"/"
+        result = "listed" if self._exchange.waiting else "client went away"
+        self._exchange.answer(HTTPStatus.OK, body, _JSON_HEAD if as_json else _LISTING_HEAD)
+        self._record(result, 0)
+
+    def fail(self, failure: Failure) -> None:
+        """Answer that a directory cannot be read."""
+        failure.trap(OSError)
+        self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"cannot be listed ({failure.value})", {"Retry-After": "10"})
+
+    def send(self, file: OpenFile, path: bytes) -> None:
+        """Send a file, or what was asked for of it."""
+        self._name = path
+        request = self._exchange.request
+        current = validator(file.size, file.modified, time.time_ns())
+        headers = _head(current, content_type(path), path)
+        ranges = None
+        if any(name in _CONDITIONS for name, _ in request.headers):
+            status = check_conditions(request, current)
+            if status != HTTPStatus.OK:
+                file.close()
+                body = b"" if status == HTTPStatus.NOT_MODIFIED else b"412 Precondition Failed\n"
+                self._exchange.answer(status, body, headers)
+                self._record("not modified" if status == HTTPStatus.NOT_MODIFIED else "precondition failed", 0)
+                return
+            ranges = wanted_ranges(request, current, file.size)
+        if ranges is None:
+            self._send_whole(file, headers, current)
+        elif not ranges:
+            file.close()
+            lines = _TEXT + b"Content-Range: bytes */%d\r\n" % file.size
+            self._exchange.answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"416 Range Not Satisfiable\n", lines)
+            self._record("no such range", 0)
+        elif len(ranges) == 1:
+            [(start, stop)] = ranges
+            headers += b"Content-Range: bytes %d-%d/%d\r\n" % (start, stop - 1, file.size)
+            self._start(HTTPStatus.PARTIAL_CONTENT, headers, file, [(b"", start, stop)])
+        else:
+            self._send_parts(file, path, ranges, current)
+
+    def _send_whole(self, file: OpenFile, headers: bytes, current: Validator) -> None:
+        exchange = self._exchange
+        if exchange.request.method == b"HEAD":
+            size = file.size
+            file.close()
+            exchange.start(HTTPStatus.OK, headers, size)
+            exchange.finish()
+            self._record("sent", 0)
+            return
+        if file.size <= SMALL and (data := file.read_cached(_buffer)) is not None:
+            status = os.fstat(file.descriptor)
+            file.close()
+            exchange.answer(HTTPStatus.OK, data, headers)
+            self._record("sent", len(data))
+            # Not in another encoding: a file that has the name as it was sent would be meant, once there is one. Not
+            # while it may change within the clock's tick, nor a copy of a file that has no size of its own.
+            if self._name == exchange.request.path[1:] and not current.is_weak and status.st_mtime_ns == file.modified:
+                self._core.small.add(self._name, SmallFile(identity(status), data, headers))
+            return
+        self._start(HTTPStatus.OK, headers, file, [(b"", 0, file.size)])
+
+    def _send_parts(self, file: OpenFile, path: bytes, ranges: list[tuple[int, int]], current: Validator) -> None:
+        boundary = token_hex(16).encode("ascii")
+        parts = []
+        for start, stop in ranges:
+            head = b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: bytes %d-%d/%d\r\n\r\n" % (
+                *(boundary, content_type(path), start, stop - 1, file.size),
+            )
+            parts.append((head, start, stop))
+        parts.append((b"\r\n--%b--\r\n" % boundary, 0, 0))
+        headers = _head(current, b"multipart/byteranges; boundary=" + boundary, path)
+        self._start(HTTPStatus.PARTIAL_CONTENT, headers, file, parts)
+
+    def _start(self, status: HTTPStatus, headers: bytes, file: OpenFile, parts: list[tuple[bytes, int, int]]) -> None:
+        """Send parts of a file, each after some other bytes."""
+        exchange = self._exchange
+        self._file, self._parts, self._first, self._sent = file, parts, 0, 0
+        exchange.when_ended(self._gone)
+        file.evict = lambda: self._cut("stalled, and gave way to another")
+        exchange.start(status, headers, sum(len(head) + stop - start for head, start, stop in parts))
+        self._transport: Any = exchange.lend_transport()
+        self._next()
+
+    def _next(self) -> None:
+        head, self._first, stop = self._parts.pop(0)
+        self._file.select(self._first, stop)
+        if head:
+            self._transport.write(head)
+        core = self._core
+        Download(self._file, self._transport, self._sent_part, core.ahead, core.shares, closes=not self._parts).start()
+
+    def _sent_part(self, cut: str | None) -> None:
+        if cut is not None:
+            self._cut(cut)
+            return
+        if not self._exchange.waiting:
+            return
+        self._sent += self._file.offset - self._first
+        if self._parts:
+            self._next()
+            return
+        self._exchange.sent = self._sent
+        self._record("sent", self._sent)
+        self._exchange.finish()
+
+    def _cut(self, reason: str) -> None:
+        self._record(reason, self._sent + self._file.offset - self._first)
+        self._exchange.connection.abort()
+
+    def _gone(self) -> None:
+        self._record("client went away", self._sent + self._file.offset - self._first)
+        self._file.close()
+
+    def _record(self, result: str, size: int) -> None:
+        if not self._is_recorded:
+            self._is_recorded = True
+            exchange = self._exchange
+            answer = {"method": exchange.request.method.decode("latin-1"), "status": int(exchange.status)}
+            self._core.record(self._peer, self._name, size, self._started, result, answer)
+
+
+def content_type(path: bytes) -> bytes:
+    """Return the media type of a file by its name."""
+    return _type_of(splitext(path)[1].lower())
+
+
+@lru_cache(maxsize=256)
+def _type_of(ending: bytes) -> bytes:
+    kind = _TYPES.types_map[True].get(ending.decode("latin-1"), "application/octet-stream")
+    return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
+
+
+def _head(current: Validator, kind: bytes, path: bytes) -> bytes:
+    disposition = b""
+    if not path.isascii():
+        # Browsers show it, and keep the name when they save it (RFC 6266).
+        name = quote_from_bytes(path.rpartition(b"/")[2], safe="").encode("ascii")
+        disposition = b"Content-Disposition: inline; filename*=UTF-8''%b\r\n" % name
+    return b"Content-Type: %b\r\nETag: %b\r\nLast-Modified: %b\r\nAccept-Ranges: bytes\r\n%b" % (
+        *(kind, current.written, http_date(current.modified), disposition),
+    )

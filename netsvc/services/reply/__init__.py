@@ -1,1 +1,0 @@
-"""Answers everything with a fixed text, as the servers of socket tutorials do."""

@@ -1,0 +1,98 @@
+"""The base of a stream protocol that can face the Internet; `netsvc.datagram` has the one for datagrams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol
+from zope.interface import implementer
+
+from netsvc.base.buffer import Buffer, LimitError
+
+__all__ = ["LineProtocol", "StreamProtocol"]
+
+
+@implementer(IHalfCloseableProtocol)
+class StreamProtocol(Protocol):
+    """A Twisted `Protocol` that bounds what it holds for a slow reader, and answers a client that has half-closed.
+
+    A client that sends and does not read its answers would make the server hold all of them: while the send buffer
+    of a connection is full, the connection is not read. A client that half-closes (`printf hello | nc`) has sent
+    everything and still reads: it gets the rest of its answers, then the connection is closed.
+    """
+
+    transport: Any
+    factory: Any
+
+    @property
+    def core(self) -> Any:
+        """The state that all connections of the service share."""
+        return self.factory.core
+
+    def connectionMade(self) -> None:
+        """Make the transport its own producer: a full send buffer pauses reading."""
+        self.transport.registerProducer(self.transport, True)
+
+    def close(self) -> None:
+        """Close the connection, after everything that was written has been sent."""
+        # A transport does not close under a producer.
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        """Close: the client has sent everything."""
+        self.close()
+
+    def writeConnectionLost(self) -> None:
+        """Close: nothing can be sent any more."""
+        self.close()
+
+
+class LineProtocol(StreamProtocol):
+    """Calls `line_received` for each line, which ends at LF or CRLF, or at the end of what the client sends.
+
+    A line of more than `longest` bytes closes the connection, unless `line_too_long` does something else.
+    """
+
+    longest = 8192
+
+    def __init__(self) -> None:
+        self._lines = Buffer()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the lines that are complete."""
+        self._lines += data
+        # A CR before the LF is not a part of the line.
+        longest = self.longest
+        try:
+            while (line := self._lines.until(b"\n", longest + 1)) is not None:
+                self._received(line, longest)
+        except LimitError:
+            self.line_too_long()
+
+    def _received(self, line: bytes, longest: int) -> None:
+        line = line.removesuffix(b"\r")
+        if len(line) > longest:
+            self.line_too_long()
+        else:
+            self.line_received(line)
+
+    def line_received(self, line: bytes) -> None:
+        """Handle a line, without its end."""
+        raise NotImplementedError
+
+    def line_too_long(self) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, after everything that was written has been sent; drop the lines that follow."""
+        self._lines.clear()
+        super().close()
+
+    def readConnectionLost(self) -> None:
+        """Take what is left as the last line, and close: the client has sent everything."""
+        if self._lines:
+            self._received(self._lines.take(len(self._lines)), self.longest)
+        super().readConnectionLost()

@@ -1,0 +1,99 @@
+"""An environment of its own with netsvc and the examples installed, as a user has them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.builders.processes import (
+    ROOT,
+)
+
+#: Seconds for pip, which has to download what is needed.
+INSTALLING = 600
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A virtual environment with the wheel of netsvc, what was built, and a directory to work in with the examples."""
+
+    home: Path
+    work: Path
+    #: The sdist, and the wheel that was built from it.
+    dist: Path
+
+    def program(self, name: str) -> Path:
+        """Return the path of a program of the environment."""
+        return self.home / "bin" / name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a shell in which the environment is active."""
+        return {**clean_environment(), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}"}
+
+    def distributions(self) -> set[str]:
+        """Return the names of what is installed, as their directories have them."""
+        return {path.name.partition("-")[0] for path in self.home.glob("lib/python*/site-packages/*.dist-info")}
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment to its end, in the directory to work in."""
+        return subprocess.run(
+            [self.program(words[0]), *words[1:]],
+            cwd=self.work,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=INSTALLING,
+            check=False,
+        )
+
+
+def install(directories: pytest.TempPathFactory) -> Installation:
+    """Build netsvc, make the environment, and install the wheel and examples/classic, once in a run of the tests."""
+    return _install(directories.getbasetemp() / "installation")
+
+
+@cache
+def _install(directory: Path) -> Installation:
+    made = Installation(directory / "venv", directory / "work", directory / "dist")
+    source = directory / "source"
+    copy_checkout(source)
+    # Where commands are run there is no netsvc to import but the one that is installed.
+    shutil.copytree(source / "examples", made.work / "examples")
+    subprocess.run([sys.executable, "-m", "venv", made.home], check=True, timeout=INSTALLING)
+    building = [sys.executable, "-m", "build", "-q", "-o", str(made.dist), str(source)]
+    subprocess.run(building, check=True, timeout=INSTALLING, env=made.environment, stdout=subprocess.DEVNULL)
+    [wheel] = made.dist.glob("*.whl")
+    ran = made.run("pip", "install", "--disable-pip-version-check", str(wheel), str(source / "examples" / "classic"))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return made
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the variables of a shell, without what this run of the tests has set for Python."""
+    ours = ("PYTHON", "COV_", "PYTEST")
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(ours)}, "PYTHONPATH": ""}
+
+
+def requirements() -> list[str]:
+    """Return what netsvc requires, as setup.cfg declares it: `twisted[tls] >= 26.10`."""
+    declared = ConfigParser()
+    declared.read(ROOT / "setup.cfg", "utf-8")
+    return declared["options"]["install_requires"].split("\n")[1:]
+
+
+def copy_checkout(directory: Path) -> None:
+    """Copy the checkout, without what is made in it, into a directory."""
+    made = shutil.ignore_patterns(
+        ".git", ".venv", ".nox", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
+    )
+    shutil.copytree(ROOT, directory, ignore=made, dirs_exist_ok=True)

@@ -1,0 +1,121 @@
+"""Downloads on each reactor, turn by turn: they send when there is room, and do nothing when there is none."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.epollreactor import EPollReactor
+
+from netsvc.reactor.epoll import NetsvcReactor
+from netsvc.service import stream_factory
+from netsvc.services.files.classic import Classic
+from netsvc.services.files.core import FilesCore
+from tests.builders.files import make_core, pattern
+from tests.builders.processes import PATIENCE
+from tests.builders.turned import shut
+
+MIB = 1024 * 1024
+#: Turns without a byte after which none will come.
+STILL = 50
+
+
+class Turned:
+    """A files service on a reactor of its own, which turns when the test says so."""
+
+    def __init__(self, reactor: Any, root: Path) -> None:
+        self.reactor = reactor
+        self.core: FilesCore
+        self.core, self.events = make_core(root, reactor)
+        self.core.start()
+        factory: Any = stream_factory(Classic, self.core)
+        factory.noisy = False
+        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.clients: list[socket.socket] = []
+
+    def ask(self, name: bytes) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port.getHost().port))
+        client.setblocking(False)
+        client.sendall(name + b"\n")
+        self.clients.append(client)
+        return client
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.reactor.runUntilCurrent()
+            self.reactor.doIteration(0)
+
+    def read(self, client: socket.socket) -> bytes:
+        """Turn until the end of the stream. A file may be read by a thread, which takes its time."""
+        found, deadline = b"", time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            self.turn()
+            try:
+                data = client.recv(MIB)
+            except BlockingIOError:
+                continue
+            if not data:
+                return found
+            found += data
+        raise AssertionError(f"no end after {len(found)} bytes")
+
+    def stop(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.turn(STILL)
+        self.port.stopListening()
+        self.turn(STILL)
+        assert self.core.downloads == self.core.shares.eager == 0
+        self.core.stop()
+        shut(self.reactor)
+
+
+@pytest.fixture(params=[EPollReactor, NetsvcReactor])
+def turned(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Turned]:
+    (tmp_path / "big").write_bytes(pattern(16 * MIB))
+    (tmp_path / "f").write_bytes(b"content")
+    made = Turned(request.param(), tmp_path)
+    yield made
+    made.stop()
+
+
+def test_files_come_whole(turned: Turned) -> None:
+    assert turned.read(turned.ask(b"big")) == pattern(16 * MIB)
+    assert turned.read(turned.ask(b"f")) == b"content"
+
+
+@pytest.mark.slow
+def test_several_downloads_go_on_side_by_side(turned: Turned) -> None:
+    clients = [turned.ask(b"big") for _ in range(4)]
+    turned.turn(STILL)
+    assert turned.core.downloads == 4
+    offsets = {file.offset for file in turned.core._open}
+    assert min(offsets) > 0
+    for client in clients:
+        assert turned.read(client) == pattern(16 * MIB)
+
+
+def test_a_client_that_does_not_read_makes_the_reactor_do_nothing(turned: Turned) -> None:
+    turned.ask(b"big")
+    turned.turn(STILL)
+    (file,) = turned.core._open
+    offset = file.offset
+    assert 0 < offset < file.size
+    calls = 0
+    moved = file.move
+
+    class Watched(type(file)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def move(self, count: int) -> None:
+            nonlocal calls
+            calls += 1
+            moved(count)
+
+    file.__class__ = Watched
+    turned.turn(STILL)
+    assert (file.offset, calls) == (offset, 0)

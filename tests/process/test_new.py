@@ -1,0 +1,130 @@
+"""`netsvc new` writes a service that installs, passes its tests and lint, and runs alone and beside others."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from netsvc.cli.new import new
+from tests.builders.installation import Installation, install
+from tests.builders.processes import PATIENCE, ROOT, Server, connect, free_port, read_all
+
+FORMS = [(*kinds, form) for kinds in ((), ("--stream",), ("--datagram",)) for form in ("--coroutine", "--class")]
+
+
+def made(*words: str, where: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(where)
+    ended = CliRunner().invoke(new, words, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return where / words[0]
+
+
+def check(*words: object, cwd: Path) -> str:
+    """Run a Python module in a directory to its end; it must succeed."""
+    ended = subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=cwd,
+        env={"PYTHONPATH": f"{cwd}:{ROOT}", "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])], ids=" ".join
+)
+def test_its_own_tests_pass(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = made("blue-lights", *words, where=tmp_path, monkeypatch=monkeypatch)
+    check("pytest", "-q", "-p", "no:cacheprovider", cwd=directory)
+    listed = check("netsvc", "check", cwd=directory)
+    for kind, protocol in (("--stream", "tcp"), ("--datagram", "udp")):
+        assert (protocol in listed) == (kind in words or len(words) == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (find_spec("ruff") and find_spec("mypy")), reason="needs ruff and mypy, of the extra dev")
+@pytest.mark.parametrize("words", FORMS, ids=" ".join)
+def test_it_is_clean_by_our_own_rules(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = made("lights", *words, where=tmp_path, monkeypatch=monkeypatch)
+    rules = ("--config", ROOT / "pyproject.toml", "--no-cache")
+    check("ruff", "check", *rules, ".", cwd=directory)
+    check("ruff", "format", *rules, "--check", ".", cwd=directory)
+    check("mypy", "--strict", "--cache-dir", tmp_path / "cache", "lights.py", cwd=directory)
+
+
+class TestRefusals:
+    """A name that cannot be used, or a directory that cannot be made, is one line, and nothing is written."""
+
+    @pytest.mark.parametrize(
+        "name", ["Lights", "-", "a--b", "a/b", "../a", "x" * 41, "\x1b[1m", "tcp", "limit", "echo", "json", "class"]
+    )
+    def test_of_a_name(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        ended = CliRunner().invoke(new, ["--", name], catch_exceptions=False)
+        [line] = ended.output.splitlines()
+        assert ended.exit_code != 0 and line.isprintable()
+        assert not list(tmp_path.iterdir())
+
+    def test_of_a_directory_that_exists(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        directory = made("lights", where=tmp_path, monkeypatch=monkeypatch)
+        (directory / "lights.py").write_text("mine")
+        ended = CliRunner().invoke(new, ["lights"], catch_exceptions=False)
+        assert ended.exit_code != 0 and "lights" in ended.output
+        assert (directory / "lights.py").read_text() == "mine"
+
+
+@pytest.mark.slow
+class TestInstalled:
+    """Its README's commands work, and both `netsvc run --NAME` and `twistd netsvc-NAME`."""
+
+    @pytest.fixture
+    def installation(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+        installation = install(tmp_path_factory)
+        yield installation
+        installation.run("pip", "uninstall", "-q", "-y", "netsvc-lights")
+
+    @pytest.mark.parametrize("editable", [True, False], ids=["editable", "wheel"])
+    def test_it_is_found_and_serves(self, installation: Installation, editable: bool, tmp_path: Path) -> None:
+        def run(*words: str | Path) -> str:
+            ended = subprocess.run(
+                [installation.program(str(words[0])), *words[1:]],
+                cwd=tmp_path,
+                env=installation.environment,
+                capture_output=True,
+                text=True,
+                timeout=10 * PATIENCE,
+                check=False,
+            )
+            assert ended.returncode == 0, ended.stdout + ended.stderr
+            return ended.stdout
+
+        run("netsvc", "new", "lights")
+        readme = (tmp_path / "lights" / "README.md").read_text()
+        assert ".venv/bin/pip install -e '.[test]'" in readme
+        run("pip", "install", "-q", *(["-e"] if editable else []), "./lights[test]")
+        run("pytest", "-q", "lights/tests")
+        assert re.search(r"^lights  ", run("netsvc", "list"), re.M)
+        assert "netsvc-lights" in run("twistd", "--help")
+        port, other = free_port(), free_port()
+        for words in (
+            ("netsvc", "run", "--lights", str(port), "--lights-udp", str(port), "--tcp", str(other)),
+            ("twistd", "-n", "--pidfile=", "netsvc-lights", str(port)),
+        ):
+            command = [str(installation.program(words[0])), *words[1:]]
+            with Server(command, cwd=tmp_path, env=installation.environment) as server:
+                server.wait_for("ready$")
+                with connect(port) as client:
+                    client.sendall(b"hello\n")
+                    client.shutdown(1)
+                    assert read_all(client) == b"you said hello\n"
