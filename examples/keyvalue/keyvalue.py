@@ -18,6 +18,10 @@ class Store(PlainCore):
         super().__init__(options, context)
         self.values: dict[bytes, bytes] = {}
 
+    def reconfigure(self, options: Options) -> bool:
+        self.options = options
+        return True
+
     async def serve(self, stream: Stream) -> None:
         async for line in stream:
             match line.split(maxsplit=2):
@@ -27,13 +31,10 @@ class Store(PlainCore):
                 case [b"SET", _, _]:
                     await stream.write(b"FULL\n")
                 case _:
-                    await stream.write(self.answer(line) + b"\n")
+                    await stream.write(self.answer(line, stream.peer) + b"\n")
 
-    def ask(self, data: bytes, peer: Any) -> bytes | None:
-        return self.answer(data) if data else None
-
-    def answer(self, line: bytes) -> bytes:
-        match line.split():
+    def answer(self, question: bytes, peer: Any) -> bytes:
+        match question.split():
             case [b"GET", key]:
                 return self.values.get(key, b"NONE")
         return b"WHAT"
@@ -45,5 +46,5 @@ service = Service(
     options=KeyValueOptions,
     core=Store,
     streams={"tcp": lambda core: core.serve},
-    datagrams={"udp": lambda core: core.ask},
+    datagrams={"udp": lambda core: core.answer},
 )

@@ -17,6 +17,10 @@ class Ticker(PlainCore):
         super().__init__(options, context)
         self.live: set[Stream] = set()
 
+    def reconfigure(self, options: Options) -> bool:
+        self.options = options
+        return True
+
     async def serve(self, stream: Stream) -> None:
         self.live.add(stream)
         try:

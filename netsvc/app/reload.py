@@ -111,7 +111,7 @@ class Reload:
         return running.addCallbacks(self._reloaded, _not_reloaded).addCallback(self._done)
 
     def _reloaded(self, summary: str) -> Answer:
-        return Answer(0, [f"reloaded: {summary}", *self._hints()])
+        return Answer(0, [*f"reloaded: {summary}".splitlines(), *self._hints()])
 
     def _done(self, answer: Answer) -> Answer:
         self._busy = False

@@ -89,7 +89,7 @@ def check(words: Sequence[str]) -> None:
     from netsvc.config.conflicts import claims_of, find_conflicts, find_unusable
     from netsvc.config.draft import load_use
     from netsvc.config.pages import list_page, plan_page
-    from netsvc.server.instances import examine
+    from netsvc.server.instances import examine, reload_notes
 
     if _shows_help("check", words):
         return
@@ -105,7 +105,8 @@ def check(words: Sequence[str]) -> None:
         click.echo(list_page(catalogue))
         return
     plan, errors = survey_arguments(words, catalogue)
-    errors += examine(plan, partial(load_use, catalogue=catalogue), Clock())
+    load = partial(load_use, catalogue=catalogue)
+    errors += examine(plan, load, Clock())
     notes: list[str] = []
     claims = claims_of(plan)
     if plan.twistd:
@@ -124,7 +125,7 @@ def check(words: Sequence[str]) -> None:
     _warn(_expired(plan))
     if errors:
         raise StartError("\n".join(errors))
-    click.echo(plan_page(plan, catalogue, notes))
+    click.echo(plan_page(plan, catalogue, [*notes, *reload_notes(plan, load, Clock())]))
 
 
 def _check_service(name: str) -> None:

@@ -51,7 +51,7 @@ def list_page(catalogue: Catalogue, only: str = "") -> str:
 def plan_page(plan: Plan, catalogue: Catalogue, notes: Sequence[str] = ()) -> str:
     """Write a plan as a table: the listeners, then all options and limits with their origins.
 
-    `notes` are about the other twistd plugins: what is not limited, or will not work.
+    `notes` are lines about what is not limited, will not work, or is lost by a reload.
     """
     lines: list[str] = []
     if plan.listeners:

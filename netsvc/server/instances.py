@@ -14,11 +14,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from netsvc.base.errors import ANYTHING, UserError, describe
+from netsvc.base.text import escape
 from netsvc.guard.admission import Gate, Level
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
 from netsvc.metrics import Metrics
-from netsvc.options import parse_settings
+from netsvc.options import declared_settings, parse_settings
 from netsvc.plan.plan import Plan, ServiceUse
+from netsvc.service import PlainCore
 
 #: Loads the service that a use names. Raises `UserError`.
 Load = Callable[[ServiceUse], INetworkService]
@@ -94,6 +96,30 @@ def examine(plan: Plan, load: Load, reactor: Any) -> list[str]:
     return list(dict.fromkeys(errors))
 
 
+def reload_notes(plan: Plan, load: Load, reactor: Any) -> list[str]:
+    """Return a line for each service of a valid plan whose core a reload replaces when its options change."""
+    notes: list[str] = []
+    for key, use in plan.uses.items():
+        service = load(use)
+        names = [setting.name for setting in declared_settings(service.options)]
+        instance = build_instance(use, service, reactor, state_directory=service_directory(plan.state, key))
+        if names and _keeps_data(service, instance) and getattr(instance, "reconfigure", None) is None:
+            changes = f"a reload that changes {' or '.join(names)}"
+            lost = "without the data of the old one"
+            notes.append(f"{escape(key)}: {changes} makes a new core, {lost}; {_cure(instance)}")
+    return notes
+
+
+def _keeps_data(service: INetworkService, instance: IServiceInstance) -> bool:
+    """Return whether a core may hold data that its connections share, which a new core would not have."""
+    return not getattr(service, "parallel", False) and type(getattr(instance, "core", None)) is not PlainCore
+
+
+def _cure(instance: IServiceInstance) -> str:
+    core = type(getattr(instance, "core", instance)).__name__
+    return f"to keep the core, give {core} a method reconfigure(options)"
+
+
 class RunningService:
     """A running service: its instance, its level of limits, and the gates of its listeners."""
 
@@ -143,6 +169,24 @@ class RunningService:
             return bool(instance.reconfigure(parse_settings(self._service.options, use.settings)))
         except ANYTHING as error:
             raise UserError([f"service {self.key} cannot take its options: {describe(error)}"]) from error
+
+    def loss(self, use: ServiceUse) -> str:
+        """Return the line for the answer of a reload that has replaced this service because its use has changed.
+
+        Empty if nothing is lost: the service declares `parallel`, or its core holds only options.
+        """
+        if not _keeps_data(self._service, self.instance):
+            return ""
+        before = self.use
+        if (before.service, before.adhoc) != (use.service, use.adhoc):
+            reason, cure = f"it is now {escape(use.service)}", ""
+        else:
+            names = sorted(before.settings.keys() | use.settings.keys())
+            changed = [name for name in names if before.settings.get(name) != use.settings.get(name)]
+            reason = f"{', '.join(changed)} changed"
+            cure = "; its reconfigure(options) refused the change" if self.adapts() else f"; {_cure(self.instance)}"
+        lost = "new connections do not see the data of the old one"
+        return f"{escape(self.key)} has a new core, because {reason}: {lost}{cure}"
 
     def drain_seconds(self, default: float) -> float:
         """Return the seconds for its connections to end; `default` is the plan's `drain`."""

@@ -272,8 +272,8 @@ class Server(Service):
         """Run another plan, completely or not at all.
 
         Unchanged listeners keep their ports and connections; changes apply to new connections. Files of networks and
-        certificates are read again in any case. The Deferred fires with a one-line summary of the changes, or fails
-        with `UserError`, and then nothing has changed.
+        certificates are read again in any case. The Deferred fires with a line that summarizes the changes and a line
+        for each core that was replaced, or fails with `UserError`, and then nothing has changed.
         """
         if refusal := self._refusal(plan):
             return fail(UserError([refusal]))
@@ -286,8 +286,7 @@ class Server(Service):
             self._transition = None
             change.undo()
             return fail(_user_error(error))
-        changing = change.opened(OPENING_LIMIT).addCallback(self._change, change, load or self._load)
-        return changing.addCallback(lambda summary: summary + hint)
+        return change.opened(OPENING_LIMIT).addCallback(self._change, change, load or self._load, hint)
 
     def _refusal(self, plan: Plan) -> str:
         if refusal := self.occupied("reloaded"):
@@ -296,7 +295,7 @@ class Server(Service):
             return f"workers {plan.workers}: a reload cannot turn one process into several; restart netsvc"
         return ""
 
-    def _change(self, _result: object, change: Transition, load: Load) -> str:
+    def _change(self, _result: object, change: Transition, load: Load, hint: str) -> str:
         before, self._transition = self.plan, None
         try:
             change.finish()
@@ -304,7 +303,7 @@ class Server(Service):
             raise _user_error(error) from error
         self.plan, self._load = change.plan, load
         self._announce(change)
-        return describe_changes(before, change.plan, change.difference)
+        return "\n".join([describe_changes(before, change.plan, change.difference) + hint, *change.losses])
 
     def retire(self, closed: Collection[int], drained: Collection[int], seconds: float) -> Deferred[None]:
         """Serve only the present connections: another process has the ports. Fires when all have ended.

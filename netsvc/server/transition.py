@@ -44,6 +44,8 @@ class Transition:
         self.openings: list[Deferred[Any]] = []
         #: Errors of opening, a line each.
         self.failures: list[str] = []
+        #: A line for each service whose core was replaced, with the data that it held.
+        self.losses: list[str] = []
         self.plugins = PluginChange(running.plugins, plan, running.guard, running.reactor)
         self._running = running
         self._load = load
@@ -356,6 +358,8 @@ class Transition:
         running.metrics.keep(running.services)
         running.listeners = [listener for listener in self._listeners if listener is not None]
         running.plugins = self.plugins.plugins
+        replaced = [services[key] for key in sorted(difference.changed) if running.services[key] is not services[key]]
+        self.losses = list(filter(None, (each.loss(self.plan.uses[each.key]) for each in replaced)))
         for key, service in running.services.items():
             service.use = self.plan.uses[key]
         self._steps.commit()
@@ -364,13 +368,12 @@ class Transition:
         for plugin in running.plugins:
             plugin.apply_limits()
         closed = [listeners[index] for index in difference.closed]
-        for each in closed:
-            each.close()
+        for opened in closed:
+            opened.close()
         gone = [services[key] for key in difference.gone] + running.drains.hasten(difference.gone)
         running.leave(gone, closed, self.plugins.gone, self.plan.drain)
-        for key in difference.changed:
-            if running.services[key] is not services[key]:
-                running.drains.retire(services[key])
+        for each in replaced:
+            running.drains.retire(each)
         running.note_ports()
         running.prune()
 

@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from twisted.internet.task import Clock
 
 from netsvc.config.adhoc import adhoc_service
+from netsvc.plan.plan import Plan, ServiceUse
+from netsvc.server.instances import reload_notes
 from netsvc.testing import Served, check_service, connect, serve
 from tests.builders.installation import Installation, install
 from tests.builders.processes import PATIENCE, ROOT, TWISTD, Server, datagrams, read_all, read_exactly, run
@@ -72,6 +75,16 @@ class TestKeyValue:
         datagram = served.connect_datagram()
         datagram.send(b"GET b")
         datagram.expect(b"5")
+
+    def test_a_reload_loses_no_value(self) -> None:
+        plan = Plan({"keyvalue": ServiceUse(self.TARGET, adhoc=True)}, ())
+        assert reload_notes(plan, lambda use: adhoc_service(self.TARGET), Clock()) == []
+        served = serve(adhoc_service(self.TARGET), keys=1)
+        client = served.connect()
+        client.send(b"SET a 1\nSET b 2\n")
+        assert served.core.reconfigure({"keys": 2})
+        client.send(b"SET b 2\nGET a\n")
+        assert client.received.splitlines() == [b"OK", b"FULL", b"OK", b"1"]
 
     @pytest.mark.slow
     def test_keeps_the_contract_and_has_good_habits(self, monkeypatch: pytest.MonkeyPatch) -> None:

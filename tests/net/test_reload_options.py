@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.protocol import DatagramProtocol
 
+from netsvc.server.instances import reload_notes
 from netsvc.service import Service
 from tests.builders.facts import counted, states
 from tests.builders.logs import Lines, collected
@@ -28,7 +29,8 @@ def test_changed_options_hold_for_new_connections_and_the_old_core_serves_the_ol
         assert made.ask(udp) == b"one"
         client, _ = made.greeting(tcp)
         assert made.echoes(client)
-        summary = made.reload(plan({"one": {"text": "new"}}, "one tcp 127.0.0.1:0", "one udp 127.0.0.1:0"))
+        then = plan({"one": {"text": "new"}}, "one tcp 127.0.0.1:0", "one udp 127.0.0.1:0")
+        summary = made.reload(then).splitlines()[0]
         assert counted(summary) == {"kept": 2}
         assert states(summary, "changed: ", " one")
         assert (made.port(), made.port(1)) == (tcp, udp)
@@ -78,6 +80,63 @@ def test_a_core_that_does_not_take_them_is_replaced() -> None:
         made.reload(plan({"one": {"service": "adapts", "text": "new", "fail": "adapt"}}, "one tcp 127.0.0.1:0"))
         assert made.greeting(made.port())[1] == b"new"
         assert made.core("one").calls == ["check", "start", "reconfigure", "stop"]
+
+
+def lost(summary: str) -> list[str]:
+    """Return what a reload says of cores that were replaced."""
+    return summary.splitlines()[1:]
+
+
+@pytest.mark.parametrize("service", ["says", "adapts"])
+def test_a_reload_that_changes_no_option_of_a_service_keeps_its_core(service: str) -> None:
+    one = {"service": service, "text": "one"}
+    with world(plan({"one": one}, "one tcp 127.0.0.1:0")) as made:
+        core = made.core("one")
+        for then in (
+            plan({"one": one}, "one tcp 127.0.0.1:0"),
+            plan(
+                {"one": {**one, "limits": {"perip": 5}}}, "one tcp 127.0.0.1:0 perip=9", "one udp 127.0.0.1:0", rate=99
+            ),
+        ):
+            assert lost(made.reload(then)) == []
+            core.options = {"text": "kept", "fail": ""}
+            assert made.greeting(made.port())[1] == b"kept"
+        assert made.cores["one"] == [core]
+
+
+def test_the_answer_names_each_service_whose_core_was_replaced_with_the_options_and_the_cure() -> None:
+    uses = {"one": {"text": "one"}, "two": {"service": "adapts", "text": "two"}, "same": {"text": "same"}}
+    listeners = [f"{key} tcp 127.0.0.1:0" for key in uses]
+    with world(plan(uses, *listeners)) as made:
+        uses = {**uses, "one": {"text": "new"}, "two": {"service": "adapts", "text": "two", "fail": "adapt"}}
+        first, second = lost(made.reload(plan(uses, *listeners)))
+        assert states(first, "one ", "text", "Core", "reconfigure(options)") and "fail" not in first
+        assert states(second, "two ", "fail", "reconfigure(options)") and "text" not in second
+        uses = {**uses, "one": {"service": "adapts", "text": "new"}}
+        [line] = lost(made.reload(plan(uses, *listeners)))
+        assert states(line, "one ", "adapts") and "reconfigure" not in line
+        # Only reconfigured.
+        uses = {**uses, "one": {"service": "adapts", "text": "newer"}}
+        assert lost(made.reload(plan(uses, *listeners))) == []
+
+
+@pytest.mark.parametrize("how", [{"parallel": True, "core": Core}, {}], ids=["parallel", "without a core of its own"])
+def test_a_service_that_holds_nothing_has_nothing_to_lose(how: dict[str, Any]) -> None:
+    service = Service("plain", "A test", options=Options, datagrams={"udp": DatagramProtocol}, **how)
+    with world(plan(ONE, "one tcp 127.0.0.1:0")) as made:
+        results: list[Any] = []
+        for text in ("a", "b"):
+            then = plan({"plain": {"service": "plain", "text": text}}, "plain udp 127.0.0.1:0")
+            made.host.reload(then, lambda use: service).addBoth(results.append)
+            made.turn()
+        assert states(results[1], "changed: ", " plain") and lost(results[1]) == []
+
+
+def test_the_check_says_which_services_a_reload_would_empty() -> None:
+    uses = {"one": {"text": "one"}, "two": {"service": "adapts", "text": "two"}}
+    with world(plan(uses, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0")) as made:
+        [note] = reload_notes(made.host.plan, made.load, made.clock)
+        assert states(note, "one", "text", "fail", "Core", "reconfigure(options)") and "two" not in note
 
 
 def test_a_core_that_has_taken_them_takes_the_old_ones_back_if_the_reload_fails() -> None:

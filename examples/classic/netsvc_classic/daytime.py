@@ -25,4 +25,5 @@ service = Service(
     core=Daytime,
     streams={"tcp": Message},
     datagrams={"udp": MessageDatagram},
+    parallel=True,
 )

@@ -102,4 +102,5 @@ service = Service(
     core=Qotd,
     streams={"tcp": Message},
     datagrams={"udp": MessageDatagram},
+    parallel=True,
 )
