@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, iscoroutinefunction, signature
@@ -180,6 +180,10 @@ class _Instance:
     @property
     def verifies_peers(self) -> bool:
         return bool(getattr(self.core, "verifies_peers", self._service.verifies_peers))
+
+    @property
+    def confidential(self) -> Collection[str]:
+        return getattr(self.core, "confidential", ())
 
     @property
     def reconfigure(self) -> Callable[[usage.Options], bool] | None:

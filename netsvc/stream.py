@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from netsvc.base.buffer import Buffer, LimitError
+from netsvc.base.hosts import is_loopback
 
-__all__ = ["LineProtocol", "StreamProtocol"]
+__all__ = ["LineProtocol", "StreamProtocol", "is_confidential"]
+
+
+def is_confidential(transport: Any) -> bool:
+    """Return whether a client can send a secret, such as a password, that nobody else in a network can read.
+
+    True over TLS, over a UNIX socket, and from a loopback address. Behind a proxy that sends a PROXY header it is
+    true if the proxy is on this machine and says that its own client uses TLS (PP2_TYPE_SSL), or is on this machine,
+    too; with TLS between the proxy and netsvc always. In doubt it is false. Ask when the secret arrives, or once in
+    `connectionMade`.
+    """
+    # Only encrypted transports have it: see `ISSLTransport`.
+    if hasattr(transport, "getPeerCertificate"):
+        return True
+    known: bool | None = getattr(transport, "confidential", None)
+    if known is not None:
+        return known
+    peer = transport.getPeer()
+    return isinstance(peer, UNIXAddress) or is_loopback(getattr(peer, "host", None) or "")
 
 
 @implementer(IHalfCloseableProtocol)

@@ -48,6 +48,12 @@ def plain_host(host: str) -> str:
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host is a loopback address: 127.0.0.0/8, also IPv4-mapped, or ::1."""
+    address = packed(host)
+    return address is not None and (address[0] == 127 if len(address) == 4 else int.from_bytes(address) == 1)
+
+
 def is_local(key: str) -> bool:
     """Return whether a peer key is of this machine: loopback, or a user of a UNIX socket."""
     return key.startswith(("127.", "uid ")) or key in ("::1", "")

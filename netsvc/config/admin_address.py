@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
@@ -15,7 +14,7 @@ from cryptography import x509
 from netsvc.listen.certificates import CertificateError, escape_path, read_file
 from netsvc.listen.opening import check_address
 from netsvc.listen.sockets import resolve, unix_path
-from netsvc.plan.address import Address, split_endpoint
+from netsvc.plan.address import Address, is_reachable, split_endpoint
 from netsvc.plan.plan import AdminUse
 
 #: What `localhost` and a bare port stand for.
@@ -65,17 +64,7 @@ def _errors(use: AdminUse) -> list[str]:
 
 def is_exposed(address: Address) -> bool:
     """Return whether other machines can reach an address; in doubt they can."""
-    if address.scheme == "unix" or address.arguments.get("domain") == "UNIX":
-        return False
-    if address.scheme == "systemd":
-        return True
-    if _is_localhost(address):
-        return False
-    try:
-        return not ipaddress.ip_address((address.host or "").partition("%")[0]).is_loopback
-    except ValueError:
-        # A name may resolve to another address tomorrow.
-        return True
+    return not _is_localhost(address) and is_reachable(address)
 
 
 def _is_localhost(address: Address) -> bool:

@@ -17,6 +17,9 @@ class ProxiedTransport(HAProxyProtocolWrapper):
     exceptions that are not caught, and each such connection logs a traceback.
     """
 
+    #: Twisted does not say where the header came from; see `netsvc.reactor.hooks`.
+    confidential = False
+
     def readConnectionLost(self) -> None:
         """Pass on the half-close of the peer, or close the connection."""
         protocol: Any = self.wrappedProtocol

@@ -17,9 +17,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from netsvc.base.hosts import plain_host
+from netsvc.base.hosts import is_loopback, plain_host
 from netsvc.base.networks import Access
-from netsvc.listen.proxy_header import Endpoint, HeaderError, parse_header
+from netsvc.listen.proxy_header import Endpoint, Header, HeaderError, parse_header
 from netsvc.plan.address import Proxy
 from netsvc.reactor.hooks import Door
 
@@ -102,6 +102,12 @@ class ProxyFactory(Factory):
         return None
 
 
+def _is_confidential(header: Header, proxy: IAddress) -> bool:
+    """Return whether a client's connection is in plain text in no network, neither before the proxy nor behind it."""
+    is_near = isinstance(proxy, UNIXAddress) or is_loopback(_host(proxy))
+    return is_near and header.source is not None and (header.encrypted or is_loopback(header.source[0]))
+
+
 def _host(address: IAddress) -> str:
     """Return the host of an address in its usual form; `unix` if it has none."""
     return plain_host(getattr(address, "host", None) or "unix")
@@ -138,6 +144,7 @@ class _Reader(Protocol):
             self._forget_deadline()
             # The handshake limit must not take the header for the client's first byte.
             self.transport.preamble = header.size
+            self.transport.confidential = _is_confidential(header, self.transport.getPeer())
             self._hand_over(header.source, header.destination, self._received[header.size :])
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

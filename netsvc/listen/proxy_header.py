@@ -28,6 +28,8 @@ _LOCAL, _PROXY = 0, 1
 #: The size of the addresses by family (section 2.2): unspecified, IPv4, IPv6, UNIX.
 _V2_ADDRESSES = (0, 12, 36, 216)
 _V2_PROTOCOLS = 3
+#: PP2_TYPE_SSL and PP2_CLIENT_SSL (section 2.2.6).
+_SSL, _CLIENT_SSL = 0x20, 0x01
 
 
 class HeaderError(ValueError):
@@ -39,12 +41,13 @@ class Header:
     """A header of `size` bytes with the source and the destination of the client's connection.
 
     Both are None if the header describes the proxy's own connection (LOCAL), an unknown one (UNKNOWN), or one without
-    IP addresses. IPv4-mapped IPv6 addresses are written as IPv4.
+    IP addresses. IPv4-mapped IPv6 addresses are written as IPv4. `encrypted`: the proxy says that the client uses TLS.
     """
 
     size: int
     source: Endpoint | None = None
     destination: Endpoint | None = None
+    encrypted: bool = False
 
 
 def parse_header(data: bytes) -> Header | None:
@@ -128,7 +131,18 @@ def _parse_v2(data: bytes) -> Header | None:
         size,
         (_v2_host(data[16 : 16 + width]), int.from_bytes(data[ports : ports + 2])),
         (_v2_host(data[16 + width : ports]), int.from_bytes(data[ports + 2 : ports + 4])),
+        _is_encrypted(data[ports + 4 : size]),
     )
+
+
+def _is_encrypted(extensions: bytes) -> bool:
+    """Return whether the TLVs behind the addresses say that the client uses TLS. Malformed ones say nothing."""
+    while len(extensions) >= 3:
+        end = 3 + int.from_bytes(extensions[1:3])
+        if extensions[0] == _SSL:
+            return 8 <= end <= len(extensions) and bool(extensions[3] & _CLIENT_SSL)
+        extensions = extensions[end:]
+    return False
 
 
 def _v2_host(packed: bytes) -> str:

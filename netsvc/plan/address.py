@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from netsvc.base.hosts import is_loopback
 from netsvc.base.text import escape, host_port, is_unsafe
 from netsvc.base.values import Kind, seconds
 
@@ -313,6 +314,22 @@ def _strip_prefixes(text: str) -> tuple[str, str, dict[str, str], dict[str, str]
             prefixes += text[:position]
         text = text[position:]
     return prefixes, text, limits, proxy
+
+
+def is_reachable(address: Address) -> bool:
+    """Return whether other machines can reach an address; in doubt they can."""
+    if address.scheme == "unix" or address.arguments.get("domain") == "UNIX":
+        return False
+    # A name may resolve to another address tomorrow.
+    return not is_loopback(address.host or "")
+
+
+def is_plain(address: Address) -> bool:
+    """Return whether others can read what clients send to an address; in doubt they can.
+
+    Behind `proxy:` only the header of a connection shows it: see `netsvc.stream.is_confidential`.
+    """
+    return address.tls is None and address.proxy is None and address.scheme != "ssl" and is_reachable(address)
 
 
 def parse_address(text: str, kind: Kind) -> Address:

@@ -76,6 +76,8 @@ class Hooks:
     preamble = 0
     #: Override the results of `getPeer` and `getHost`.
     addresses: tuple[Any, Any] | None = None
+    #: Whether nobody in a network can read the connection, if a proxy has said so, or has not; None: ask the addresses.
+    confidential: bool | None = None
 
     def keep_socket(self) -> Any:
         """Return the socket, whose owner the caller becomes; None if the transport cannot keep it open.
@@ -223,6 +225,7 @@ class Layer(Hooked):
         self.protocol = protocol
         self.connected = 1
         self.moved_at = clock.seconds()
+        self.confidential = getattr(below, "confidential", None)
         self._wants_to_write = self._flushing = False
         # Whether the transport below supports producers; whether one is registered there, and whether it is paused.
         self._paced = hasattr(socket_transport(below), "doWrite")

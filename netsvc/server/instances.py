@@ -19,6 +19,7 @@ from netsvc.guard.admission import Gate, Level
 from netsvc.interfaces import Context, INetworkService, IServiceInstance
 from netsvc.metrics import Metrics
 from netsvc.options import declared_settings, parse_settings
+from netsvc.plan.address import is_plain
 from netsvc.plan.plan import Plan, ServiceUse
 from netsvc.service import PlainCore
 
@@ -73,6 +74,19 @@ def build_protocol(instance: IServiceInstance, use: str, name: str) -> Any:
         raise UserError([f"{use} {name} cannot be built: {describe(error)}"]) from error
 
 
+def plain_listeners(plan: Plan, use: str, instance: IServiceInstance) -> list[str]:
+    """Return a line for each listener of a service that is at a plain address and must not be."""
+    confidential = getattr(instance, "confidential", ())
+    return [
+        each.cannot_listen(
+            "clients send passwords or tokens, which others could read there; use tls:PORT:cert=FILE:key=FILE, "
+            "127.0.0.1:PORT or unix:PATH"
+        )
+        for each in plan.listeners
+        if each.use == use and each.protocol in confidential and is_plain(each.address)
+    ]
+
+
 def examine(plan: Plan, load: Load, reactor: Any) -> list[str]:
     """Build every service of a plan and its protocols without opening a port; return all errors a start would have."""
     errors: list[str] = []
@@ -81,6 +95,7 @@ def examine(plan: Plan, load: Load, reactor: Any) -> list[str]:
             instance = build_instance(use, load(use), reactor, state_directory=service_directory(plan.state, key))
             for name in dict.fromkeys(each.protocol for each in plan.listeners if each.use == key):
                 build_protocol(instance, key, name)
+            errors += plain_listeners(plan, key, instance)
         except UserError as error:
             errors += [f"{use.origin}{line}" for line in error.errors]
     limited = [

