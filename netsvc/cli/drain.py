@@ -27,7 +27,7 @@ _COUNTS = ConnectionQuery(0)
 
 @click.command(name="drain", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation. Only a terminal is asked.")
-@which_process
+@which_process(acts=True)
 def command(target: CommandTarget, yes: bool) -> None:
     """Drain and stop a running process.
 

@@ -261,26 +261,39 @@ def show_answer(answer: Answer) -> int:
     return 1 if answer.status else 0
 
 
-def which_process(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--config` and `--pid` to a command, which gets the process that they name as `target`."""
+def which_process(*, acts: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--config` and `--pid` to a command, which gets the process that they name as `target`.
 
-    @click.option("--config", metavar="FILE", help="The process that was started with this configuration file.")
-    @click.option("--pid", type=click.IntRange(1, (1 << 22) - 1), metavar="PID", help="The process with this number.")
-    @wraps(command)
-    def with_target(*, config: str | None, pid: int | None, **given: Any) -> Any:
-        if config is not None and pid is not None:
-            raise click.UsageError("--config and --pid both name a process; give one of them")
-        with exits():
-            return command(target=find(config, pid), **given)
+    A command that `acts`, and does not only ask, uses no process of another directory that they do not name.
+    """
 
-    with_target.__doc__ = (command.__doc__ or "") + _WHICH
-    return with_target
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option("--config", metavar="FILE", help="The process that was started with this configuration file.")
+        @click.option(
+            "--pid", type=click.IntRange(1, (1 << 22) - 1), metavar="PID", help="The process with this number."
+        )
+        @wraps(command)
+        def with_target(*, config: str | None, pid: int | None, **given: Any) -> Any:
+            if config is not None and pid is not None:
+                raise click.UsageError("--config and --pid both name a process; give one of them")
+            with exits():
+                return command(target=find(config, pid, acts=acts), **given)
+
+        with_target.__doc__ = (command.__doc__ or "") + (_WHICH_ACTS if acts else _WHICH_ASKS)
+        return with_target
+
+    return add
 
 
-_WHICH = """
+_WHICH_ACTS = """
 
     Without --config and --pid, the process is the one that runs with ./netsvc.toml, or else the only netsvc that you
-    run on this machine.
+    run in this directory.
+    """
+_WHICH_ASKS = """
+
+    Without --config and --pid, the process is the one that runs with ./netsvc.toml, or else the only netsvc that you
+    run in this directory, or on this machine.
     """
 
 
@@ -362,6 +375,20 @@ class Machine:
             del words[0]
         return escape(b" ".join(words).strip(), 120)
 
+    def directory(self, pid: int) -> str:
+        """Return the working directory of a process as text, empty if it is not known."""
+        try:
+            return escape(os.readlink(self._proc / str(pid) / "cwd"))
+        except OSError:
+            return ""
+
+    def is_here(self, pid: int) -> bool:
+        """Return whether the working directory of a process is that of this one; false if it is not known."""
+        try:
+            return os.path.samefile(self._proc / str(pid) / "cwd", ".")
+        except OSError:
+            return False
+
     def parent(self, pid: int) -> int:
         """Return the parent of a process, 0 if it is not known."""
         try:
@@ -377,19 +404,22 @@ def _socket_name(name: str) -> str:
     return f"\0{name[1:]}" if name.startswith("@") else name
 
 
-def find(config: str | None = None, pid: int | None = None, machine: Machine | None = None) -> CommandTarget:
+def find(
+    config: str | None = None, pid: int | None = None, machine: Machine | None = None, *, acts: bool = False
+) -> CommandTarget:
     """Find the process that a command is for.
 
     Without a file and a pid it is the one that runs with ./netsvc.toml, or else the only one of this user (for root: of
-    all users). A pid may be that of the process's parent. Raises `ClientError` if there is
-    none, or several: then with a line for each.
+    all users) whose working directory is this one, or else, unless the command `acts`, the only one of this machine. A
+    pid may be that of the process's parent. Raises `ClientError` if there is none, or several: then with a line for
+    each.
     """
     if sys.platform != "linux":
         raise ClientError("this needs Linux; elsewhere use signals: kill -HUP PID reloads, kill -TERM PID drains")
     machine = machine or Machine()
     if config is not None:
         return by_config(config, machine)
-    return _find_default(machine) if pid is None else _find_pid(machine, pid)
+    return _find_default(machine, acts) if pid is None else _find_pid(machine, pid)
 
 
 def find_successor(keys: Set[tuple[str, str, str]], machine: Machine | None = None) -> CommandTarget | None:
@@ -421,23 +451,28 @@ def _find_pid(machine: Machine, pid: int) -> CommandTarget:
     return _only_one(machine, children)
 
 
-def _find_default(machine: Machine) -> CommandTarget:
+def _find_default(machine: Machine, acts: bool) -> CommandTarget:
     default = by_config(DEFAULT_CONFIG, machine)
     names = {_socket_name(name) for name in machine.names()}
     if any(name in names for name in default.names):
         return default
     running = machine.running()
-    is_here = os.path.exists(DEFAULT_CONFIG)
+    has_file = os.path.exists(DEFAULT_CONFIG)
     if not running:
         none = "no netsvc of yours runs on this machine; start one, or look for another user's as root"
-        raise ClientError(default.missing if is_here else none)
+        raise ClientError(default.missing if has_file else none)
     trusted = [each for each in running if machine.trusts(each)]
     if not trusted:
         # Any user could run a process that claims to be a netsvc.
         first = f"no netsvc of user {machine.user} runs on this machine; name one of another user with --pid"
         raise ClientError("\n".join(_list_processes(machine, first, len(running), _with_listeners(running))))
-    only = _only_one(machine, trusted)
-    if is_here:
+    here = [each for each in trusted if machine.is_here(each.pid)]
+    only = _only_one(machine, here or trusted)
+    if acts and not here:
+        # It may be the server of another project.
+        where = machine.directory(only.pid) or "another directory"
+        raise ClientError(f"process {only.pid} runs in {where}, not here; name it with --pid {only.pid} if you mean it")
+    if has_file:
         without = f"no process runs with ./{DEFAULT_CONFIG}; the only one is {only.pid}"
         click.echo(f"netsvc: {without}: {machine.command(only.pid)}", err=True)
     return only

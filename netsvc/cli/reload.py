@@ -10,7 +10,7 @@ __all__ = ["reload", "upgrade"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@which_process
+@which_process(acts=True)
 def reload(target: CommandTarget) -> None:
     """Reload the configuration of a running process.
 
@@ -27,7 +27,7 @@ def reload(target: CommandTarget) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@which_process
+@which_process(acts=True)
 def upgrade(target: CommandTarget) -> None:
     """Replace a running process by the installed version.
 

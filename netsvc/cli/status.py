@@ -154,7 +154,7 @@ _Key = tuple[str, str, str]
     metavar="N",
     help=f"Connections listed in JSON, at most {MOST_SHOWN}.",
 )
-@which_process
+@which_process(acts=False)
 def command(*, target: CommandTarget, words: tuple[str, ...], as_json: bool, once: bool, order: str, most: int) -> None:
     """Show the state of a running process.
 

@@ -46,5 +46,5 @@ def container(*arguments: str) -> Iterator[tuple[Server, int]]:
 
 
 def enter(first: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in the container of a process."""
-    return run("nsenter", "--target", str(first), "--pid", "--mount", *words)
+    """Run a program in the container of a process, and in its directory, as container runtimes do."""
+    return run("nsenter", "--target", str(first), "--pid", "--mount", "--wd", *words)

@@ -220,7 +220,7 @@ def test_what_names_no_process_is_a_mistake_of_the_command(words: Sequence[str],
 
 def test_a_mistake_of_several_lines_is_several_lines() -> None:
     @click.command()
-    @which_process
+    @which_process(acts=False)
     def command(target: CommandTarget) -> None:
         """Do something."""
         raise ClientError("one\ntwo")

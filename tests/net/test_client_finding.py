@@ -49,13 +49,15 @@ class Place(Machine):
         with (self.proc / "net" / "unix").open("a") as table:
             table.write(f"{line} {name.replace(chr(0), '@')}\n")
 
-    def run(self, number: int, answer: Answer, words: bytes = b"", parent: int = 1) -> None:
-        """Start a process; those whose number is ours can be asked."""
+    def run(self, number: int, answer: Answer, words: bytes = b"", parent: int = 1, cwd: str = "") -> None:
+        """Start a process; those whose number is ours can be asked, and without a `cwd` it is not known."""
         self._running.enter_context(answering(lambda line: answer, pid_name(number)))
         self.list(pid_name(number))
         (self.proc / str(number)).mkdir()
         (self.proc / str(number) / "cmdline").write_bytes(words)
         (self.proc / str(number) / "stat").write_text(f"{number} (a ) 7 (b) S {parent} 1 1")
+        if cwd:
+            (self.proc / str(number) / "cwd").symlink_to(os.path.abspath(cwd))
 
     def contact(self, name: str, deadline: float) -> Any:
         number = read_pid(name.replace("\0", "@"))
@@ -104,6 +106,38 @@ def test_without_a_file_here_it_is_the_only_process(place: Place) -> None:
     place.run(FIRST, ANSWER)
     found = find(machine=place)
     assert (found.pid, found.names) == (FIRST, [pid_name(FIRST)])
+
+
+def test_of_several_it_is_the_one_of_this_directory(place: Place) -> None:
+    Path("../there").mkdir()
+    place.run(FIRST, ANSWER, cwd="../there")
+    place.run(FIRST + 1, ANSWER, cwd=".")
+    place.run(FIRST + 2, ANSWER)
+    for acts in (False, True):
+        assert find(machine=place, acts=acts).pid == FIRST + 1
+    place.run(FIRST + 3, ANSWER, cwd=".")
+    first, *listed = says(place, acts=True)
+    assert first.startswith("2 netsvc processes")
+    assert [line.split()[1] for line in listed] == [f"{FIRST + 1}:", f"{FIRST + 3}:"]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_command_that_acts_leaves_the_only_process_alone_if_it_runs_elsewhere(place: Place, is_known: bool) -> None:
+    Path("../the\x1b[2Jre").mkdir()
+    place.run(FIRST, ANSWER, cwd="../the\x1b[2Jre" if is_known else "")
+    assert find(machine=place).pid == FIRST
+    [line] = says(place, acts=True)
+    assert lacks(line, f"process {FIRST} ", f"--pid {FIRST}") == []
+    assert (f"{os.path.dirname(os.getcwd())}/the\\x1b[2Jre" in line) is is_known
+    assert find(machine=place, acts=True, pid=FIRST).pid == FIRST
+    place.list(control_names("netsvc.toml")[0])
+    assert find(machine=place, acts=True).config == "netsvc.toml"
+
+
+def test_a_command_that_acts_names_every_process_elsewhere(place: Place) -> None:
+    for number in (FIRST, FIRST + 1):
+        place.run(number, ANSWER)
+    assert len(says(place, acts=True)) == 3
 
 
 def test_nobody_is_told(place: Place) -> None:
@@ -271,6 +305,7 @@ def test_the_real_machine_is_seen() -> None:
         assert (pid_name(FIRST), os.getpid(), ME) in [(each.name, each.pid, each.user) for each in found]
         assert Machine().command(os.getpid()) != "?"
         assert Machine().parent(os.getpid()) == os.getppid()
+        assert (Machine().directory(os.getpid()), Machine().is_here(os.getpid())) == (os.getcwd(), True)
 
 
 def test_elsewhere_there_are_signals(monkeypatch: pytest.MonkeyPatch) -> None:

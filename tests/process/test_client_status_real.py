@@ -107,10 +107,22 @@ def test_a_drain_waits_and_names_who_held_it_up(tmp_path: Path, workers: int) ->
         # It has ended when the command says so, if its parent has not waited for it yet.
         assert running.process.poll() is not None
         assert running.wait() in (0, -signal.SIGTERM)
-    # By its file: without one, the only other process of this machine would be meant.
+    # By its file, whose absence is to be reported: without one, it would be that no process runs here.
     ended = run(*NETSVC, "drain", "--config", "netsvc.toml", cwd=tmp_path)
     assert ended.returncode == 1
     assert f"--config {tmp_path}/netsvc.toml" in ended.stderr
+
+
+def test_without_a_file_it_is_found_from_its_directory_and_drained_from_no_other(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    with server("--tcp", "127.0.0.1:0", cwd=tmp_path / "here") as running:
+        for command in ("drain", "reload", "upgrade"):
+            assert run(*NETSVC, command, cwd=tmp_path / "there").returncode == 1
+        [process] = status(cwd=tmp_path / "here")["processes"]
+        assert (process["pid"], process["state"]) == (running.process.pid, "ready")
+        assert run(*NETSVC, "drain", cwd=tmp_path / "here").returncode == 0
+        assert running.wait() in (0, -signal.SIGTERM)
 
 
 def test_a_second_process_of_a_file_is_asked_by_its_pid_and_takes_the_file_later(tmp_path: Path) -> None:

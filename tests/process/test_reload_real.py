@@ -174,7 +174,6 @@ def test_a_file_that_is_wrong_changes_nothing_and_every_mistake_is_on_stderr(tmp
         server.process.send_signal(signal.SIGHUP)
         server.wait_for("reloaded: 2 listeners kept$")
         assert "not reloaded: netsvc.toml:" in server.log
-    # By name: without one, the only process on the machine would be meant, which may be another test's.
     ended = run(NETSVC, "reload", "--config", str(file))
     assert ended.returncode == 1
     assert states(ended.stderr.splitlines()[0], f"--config {file}; ")
