@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsvc.services.chat.names import ChatError, check_name, clean_text, name_key
+from netsvc.services.chat.names import ChatError, check_name, name_key
+from netsvc.services.chat.text import clean_text
 from tests.builders.facts import states
 
 #: The accepted form, as each refusal names it.
@@ -130,11 +131,3 @@ def test_an_accepted_name_can_forge_no_line_and_is_accepted_again(text: str) -> 
         assert not set(name) & set(" []()*:>/#\u3164\u200b")
         assert name_key(name) == name_key(text)
     assert clean_text(said) == said
-
-
-@settings(deadline=None)
-@given(st.text())
-def test_cleaning_twice_is_cleaning_once(text: str) -> None:
-    cleaned = clean_text(text)
-    assert clean_text(cleaned) == cleaned
-    assert all(character.isprintable() or character in text for character in cleaned)

@@ -27,9 +27,10 @@ from netsvc.services.chat.events import (
     Stopping,
     Whispered,
 )
-from netsvc.services.chat.names import ChatError, EmptyTextError, check_name, clean_text, find_key, name_key
+from netsvc.services.chat.names import ChatError, EmptyTextError, check_name, find_key, name_key
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
+from netsvc.services.chat.text import clean_text, is_visible
 
 __all__ = ["LOBBY", "ChatCore", "ChatRoom", "Member", "Rooms"]
 
@@ -366,7 +367,7 @@ class ChatCore:
 
     def retitle(self, member: Member, room: ChatRoom, text: str) -> None:
         """Change the topic of a room that the member is in; an empty one removes it."""
-        topic = clean_text(text).strip()
+        topic = _visible(text).strip() if text else ""
         limit = self.options["topic-length"]
         if len(topic) > limit:
             raise ChatError(f"that topic has {len(topic)} characters; the limit is {limit}")
@@ -410,6 +411,6 @@ def _neighbours(rooms: Iterable[ChatRoom]) -> Audience:
 
 def _visible(text: str) -> str:
     cleaned = clean_text(text)
-    if not cleaned.strip():
+    if not is_visible(cleaned):
         raise EmptyTextError("the message is empty")
     return cleaned

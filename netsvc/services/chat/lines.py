@@ -6,7 +6,7 @@ import re
 from enum import Enum
 from typing import Literal
 
-from netsvc.services.chat.names import BYTE_ORDER_MARK
+from netsvc.services.chat.text import BYTE_ORDER_MARK
 from netsvc.services.chat.wording import line_form
 
 __all__ = ["COMMANDS_AT_ONCE", "OVERLONG", "UTF8", "Dialect", "LineSplitter", "Overlong", "TelnetFilter"]

@@ -1,13 +1,11 @@
-"""What members may write: the names of members and rooms, and text that is safe on other people's terminals."""
+"""The names of members and rooms."""
 
 from __future__ import annotations
 
 import unicodedata
 from itertools import pairwise
 
-from netsvc.base.text import is_unsafe
-
-__all__ = ["BYTE_ORDER_MARK", "ChatError", "EmptyTextError", "check_name", "clean_text", "find_key", "name_key"]
+__all__ = ["ChatError", "EmptyTextError", "check_name", "find_key", "name_key"]
 
 FORM = "letters and digits of any script, with - _ . between them"
 
@@ -28,9 +26,6 @@ _INVISIBLE = frozenset(
 
 #: A private message is shown as `name -> you: text`, and its copy to the sender as `you -> name: text`.
 _RESERVED = frozenset({"you"})
-
-#: Some clients send it before their first line.
-BYTE_ORDER_MARK = "\ufeff"
 
 
 class ChatError(Exception):
@@ -111,15 +106,3 @@ def _shown(text: str) -> str:
     if not text.isprintable() or text in _INVISIBLE or unicodedata.category(text[0])[0] == "M":
         return f"U+{ord(text):04X}"
     return f'"{text}"'
-
-
-def clean_text(text: str) -> str:
-    """Return `text` without what a terminal would obey rather than show; a tab becomes a space.
-
-    Removes control characters, bidirectional controls, line and paragraph separators, and byte order marks. Joined
-    characters (emoji, Indic and Arabic letters) stay joined. Idempotent.
-    """
-    # Everything that has to go is unprintable; most lines have nothing of the kind.
-    if text.isprintable():
-        return text
-    return "".join(each for each in text.replace("\t", " ") if each != BYTE_ORDER_MARK and not is_unsafe(each))
