@@ -28,6 +28,8 @@ _SERVED = ("echo", "chat")
 #: Values for options without a default.
 _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("files", "root"): ".",
+    ("files", "cache-control"): "public, max-age=3600",
+    ("files", "cors"): "https://example.org",
     ("files", "tftp-ports"): "6970-6999",
     ("reply", "text"): "hello",
 }

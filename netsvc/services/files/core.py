@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import time
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -18,8 +18,11 @@ from netsvc.base.errors import UserError
 from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
 from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
+from netsvc.services.files.coding import ENDINGS, IDENTITY
 from netsvc.services.files.download import Shares
 from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefusedError, OpenFile, ReadAhead
+from netsvc.services.files.headers import cache_control, origins
+from netsvc.services.files.media_type import charset
 from netsvc.services.files.names import readings, shown
 from netsvc.services.files.root import OutsideError, Root
 from netsvc.services.files.small import SmallFile, SmallFiles
@@ -104,12 +107,32 @@ class FilesOptions(Options):
             "Seconds without progress after which a download may lose its place, once all are taken",
             seconds(0.1, 86400),
         ],
+        ["cache-control", None, None, "The header Cache-Control of files over HTTP", shown_as("VALUE", cache_control)],
+        [
+            "cors",
+            None,
+            None,
+            "Origins whose pages may read the files, separated by commas; * is any",
+            shown_as("ORIGINS", origins),
+        ],
+        [
+            "charset",
+            None,
+            "utf-8",
+            "The charset of texts over HTTP that do not begin with a mark of their own, or none",
+            shown_as("CHARSET", charset),
+        ],
         ["tftp-ports", None, None, "The UDP ports of TFTP transfers (default: any)", shown_as("FIRST-LAST", _ports)],
         ["tftp-transfers", None, 500, "TFTP transfers at a time", whole_number(1, 60_000)],
         ["tftp-peer", None, 100, "TFTP transfers of one address at a time", whole_number(1, 60_000)],
     ]
     optFlags = [
         ["hidden", None, "Send files whose names, or whose directories' names, begin with a dot"],
+        [
+            "precompressed",
+            None,
+            "Send FILE.br, FILE.zst or FILE.gz, if there is one, to clients that accept it",
+        ],
         ["no-listing", None, "Do not list directories over HTTP"],
     ]
     limits = ("name-limit", "quiet", "downloads", "stall", "tftp-transfers", "tftp-peer")
@@ -187,6 +210,10 @@ class FilesCore:
         self._hidden = bool(options["hidden"])
         self.small = SmallFiles()
         self.lists = not options["no-listing"]
+        self.precompressed = bool(options["precompressed"])
+        self.cache_control: str | None = options["cache-control"]
+        self.cors: tuple[str, ...] | None = options["cors"]
+        self.charset: bytes = options["charset"].encode("ascii")
         self._download_limit: int = options["downloads"]
         self._stall: float = options["stall"]
         self.tftp_ports: range | None = options["tftp-ports"]
@@ -293,12 +320,41 @@ class FilesCore:
         When all places are taken, the download that has stalled longest is evicted. Raises only `FileRefusedError`,
         whatever the name.
         """
-        descriptor, size, modified = self._opened(name, lambda root: _regular(root.open(name)))
-        file = OpenFile(descriptor, size, self._file_moved, self._file_closed, modified)
-        self._open[file] = self.context.reactor.seconds()
+        file = self._placed(*self._open_regular(name))
         if len(self._open) > self._download_limit and not self._make_room():
             file.close()
             raise FileBusyError("too many downloads")
+        return file
+
+    def encoded(self, file: OpenFile, name: bytes, codings: Sequence[str]) -> tuple[OpenFile, str] | None:
+        """Return the first of `codings` that an open file is stored in as well, open in its place.
+
+        A stored one is a regular file that is not older. The coding is "" for the file as it is. None, if there is none
+        of them; the file is closed then.
+        """
+        for coding in codings:
+            if coding == IDENTITY:
+                return file, ""
+            try:
+                found = self._open_regular(name + ENDINGS[coding])
+            except FileRefusedError:
+                continue
+            if found[2] < file.modified:
+                os.close(found[0])
+                continue
+            # In this order, so that a drain does not end in between.
+            encoded = self._placed(*found)
+            file.close()
+            return encoded, coding
+        file.close()
+        return None
+
+    def _open_regular(self, name: bytes) -> tuple[int, int, int]:
+        return self._opened(name, lambda root: _regular(root.open(name)))
+
+    def _placed(self, descriptor: int, size: int, modified: int) -> OpenFile:
+        file = OpenFile(descriptor, size, self._file_moved, self._file_closed, modified)
+        self._open[file] = self.context.reactor.seconds()
         return file
 
     def _open_directory(self, name: bytes) -> int:

@@ -98,6 +98,14 @@ class OpenFile:
             raise CutError("file shrank")
         return data
 
+    def glance(self, count: int) -> bytes:
+        """Return the first `count` bytes at most if they are in memory, without moving; else nothing."""
+        start = bytearray(count)
+        try:
+            return bytes(start[: os.preadv(self.descriptor, [start], 0, _NOWAIT)]) if _NOWAIT is not None else b""
+        except OSError:
+            return b""
+
     def _read(self, count: int) -> bytes:
         try:
             return os.pread(self.descriptor, count, self.offset)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
-from mimetypes import MimeTypes
-from os.path import splitext
 from secrets import token_hex
 from stat import S_ISDIR
 from typing import Any
@@ -21,6 +19,7 @@ from twisted.python.failure import Failure
 from netsvc.base.text import peer_name
 from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
 from netsvc.http.request import RequestLimits
+from netsvc.services.files.coding import accepted_codings
 from netsvc.services.files.conditions import (
     Validator,
     check_conditions,
@@ -31,13 +30,17 @@ from netsvc.services.files.conditions import (
 from netsvc.services.files.core import FilesCore
 from netsvc.services.files.download import SMALL, Download
 from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefusedError, OpenFile
+from netsvc.services.files.headers import CrossOrigin
 from netsvc.services.files.listing import POLICY, Entry, Query, Source, make_listing, parse_query
+from netsvc.services.files.media_type import MARK_SIZE, media_type, with_charset
 from netsvc.services.files.small import SmallFile, identity
 
 LIMITS = RequestLimits(target=8192, head=16384, headers=100, body=0)
 TIMES = Times(request=30.0, idle=60.0)
 
 _METHODS = "GET, HEAD, OPTIONS"
+_TYPE = b"Content-Type: %b\r\n"
+_BY_CODING = b"Vary: Accept-Encoding\r\n"
 _TEXT = header_lines({"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"})
 #: Headers that make a request conditional, or one for ranges.
 _CONDITIONS = frozenset(
@@ -45,22 +48,6 @@ _CONDITIONS = frozenset(
 )
 #: What the record of a file that was sent whole has besides.
 _SENT = {"method": "GET", "status": 200}
-#: Without the files of the system, which would make the types depend on the machine.
-_TYPES = MimeTypes(filenames=())
-for _kind, _ending in (
-    ("text/markdown", ".md"),
-    ("image/webp", ".webp"),
-    ("image/avif", ".avif"),
-    ("font/woff2", ".woff2"),
-    ("application/wasm", ".wasm"),
-    ("text/javascript", ".js"),
-    ("text/javascript", ".mjs"),
-    ("application/gzip", ".gz"),
-    ("application/zstd", ".zst"),
-    ("application/x-bzip2", ".bz2"),
-    ("application/x-xz", ".xz"),
-):
-    _TYPES.add_type(_kind, _ending)
 _buffer = bytearray(SMALL)
 
 #: Directories that are listed at once; more wait for their turn, so many at most.
@@ -83,6 +70,18 @@ class FilesSite:
     def __init__(self, core: FilesCore) -> None:
         self._core = core
         self._listings = Listings(core)
+        self._cross = CrossOrigin(core.cors) if core.cors else None
+        #: Headers with which an answer can be another one than without.
+        self._special = _CONDITIONS
+        if self._cross is not None and self._cross.varies:
+            self._special |= {b"origin"}
+        #: Headers of every file.
+        self._file_lines = b"X-Content-Type-Options: nosniff\r\n"
+        if core.cache_control:
+            self._file_lines += header_lines({"Cache-Control": core.cache_control})
+        if core.precompressed:
+            self._special |= {b"accept-encoding"}
+            self._file_lines += _BY_CODING
 
     def serve(self, exchange: Exchange) -> None:
         """Answer a request; see `HTTPFactory`."""
@@ -90,13 +89,17 @@ class FilesSite:
         core = self._core
         if request.method == b"GET":
             small = core.find_small(request.path[1:])
-            if small is not None and _CONDITIONS.isdisjoint([name for name, _ in request.headers]):
+            if small is not None and self._special.isdisjoint([name for name, _ in request.headers]):
                 started = core.context.reactor.seconds()
                 exchange.answer(200, small.data, small.headers)
                 core.record(peer_name(exchange.peer), request.path[1:], len(small.data), started, "sent", _SENT)
                 return
-        answer = FileAnswer(core, exchange)
+        answer = FileAnswer(core, exchange, self._file_lines)
+        if self._cross is not None:
+            answer.lines = self._cross.lines(request)
         if request.method not in (b"GET", b"HEAD"):
+            if request.method == b"OPTIONS" and self._cross is not None:
+                answer.lines = self._cross.preflight(request)
             status = HTTPStatus.NO_CONTENT if request.method == b"OPTIONS" else HTTPStatus.METHOD_NOT_ALLOWED
             answer.refuse(status, status.phrase.lower(), {"Allow": _METHODS})
             return
@@ -125,6 +128,7 @@ class FilesSite:
         except FileRefusedError as refusal:
             answer.refuse(HTTPStatus.NOT_FOUND, str(refusal))
         else:
+            answer.is_plain = self._special.isdisjoint([name for name, _ in request.headers])
             answer.send(file, path)
 
 
@@ -181,25 +185,30 @@ def _prefers_json(exchange: Exchange) -> bool:
 class FileAnswer:
     """One answer, and its access line."""
 
-    def __init__(self, core: FilesCore, exchange: Exchange) -> None:
+    def __init__(self, core: FilesCore, exchange: Exchange, file_lines: bytes) -> None:
         self._core = core
+        self._file_lines = file_lines
         self.exchange = self._exchange = exchange
         self._started = core.context.reactor.seconds()
         self._name = exchange.request.path
         self._peer = peer_name(exchange.peer)
         self._is_recorded = False
+        #: Headers of the answer, whatever it is.
+        self.lines = b""
+        #: Whether any client that asks for the same gets the same.
+        self.is_plain = False
 
     def refuse(self, status: HTTPStatus, reason: str, headers: dict[str, str] | None = None) -> None:
         """Answer without a file. Only the access line has the reason: it may say that a hidden file exists."""
         body = b"" if status == HTTPStatus.NO_CONTENT else f"{status.value} {status.phrase}\n".encode()
-        self._exchange.answer(status, body, (_TEXT if body else b"") + header_lines(headers or {}))
+        self._exchange.answer(status, body, (_TEXT if body else b"") + self.lines + header_lines(headers or {}))
         self._record(reason, 0)
 
     def send_listing(self, body: bytes, path: bytes, as_json: bool) -> None:
         """Send the listing of a directory."""
         self._name = path or b"/"
         result = "listed" if self._exchange.waiting else "client went away"
-        self._exchange.answer(HTTPStatus.OK, body, _JSON_HEAD if as_json else _LISTING_HEAD)
+        self._exchange.answer(HTTPStatus.OK, body, (_JSON_HEAD if as_json else _LISTING_HEAD) + self.lines)
         self._record(result, 0)
 
     def fail(self, failure: Failure) -> None:
@@ -210,32 +219,51 @@ class FileAnswer:
     def send(self, file: OpenFile, path: bytes) -> None:
         """Send a file, or what was asked for of it."""
         self._name = path
-        request = self._exchange.request
-        current = validator(file.size, file.modified, time.time_ns())
-        headers = _head(current, content_type(path), path)
+        request, core = self._exchange.request, self._core
+        kind = media_type(path)
+        if kind.startswith(b"text/"):
+            kind = with_charset(kind, file.glance(MARK_SIZE), core.charset)
+        coding = ""
+        if core.precompressed:
+            chosen = core.encoded(file, path, accepted_codings(request.values(b"accept-encoding")))
+            if chosen is None:
+                self.lines += _BY_CODING
+                self.refuse(HTTPStatus.NOT_ACCEPTABLE, "no acceptable coding")
+                return
+            file, coding = chosen
+        current = validator(file.size, file.modified, time.time_ns(), coding)
+        headers = _head(current, path) + self._file_lines + self.lines
+        if coding:
+            self.is_plain = False
+            headers += b"Content-Encoding: %b\r\n" % coding.encode("ascii")
         ranges = None
         if any(name in _CONDITIONS for name, _ in request.headers):
             status = check_conditions(request, current)
+            if status == HTTPStatus.NOT_MODIFIED:
+                file.close()
+                self._exchange.answer(status, b"", headers)
+                self._record("not modified", 0)
+                return
             if status != HTTPStatus.OK:
                 file.close()
-                body = b"" if status == HTTPStatus.NOT_MODIFIED else b"412 Precondition Failed\n"
-                self._exchange.answer(status, body, headers)
-                self._record("not modified" if status == HTTPStatus.NOT_MODIFIED else "precondition failed", 0)
+                self.refuse(HTTPStatus.PRECONDITION_FAILED, "precondition failed")
                 return
             ranges = wanted_ranges(request, current, file.size)
+            if coding and ranges and len(ranges) > 1:
+                # Content-Encoding would be said of all the parts together, with what separates them.
+                ranges = None
         if ranges is None:
-            self._send_whole(file, headers, current)
+            self._send_whole(file, headers + _TYPE % kind, current)
         elif not ranges:
             file.close()
-            lines = _TEXT + b"Content-Range: bytes */%d\r\n" % file.size
-            self._exchange.answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"416 Range Not Satisfiable\n", lines)
-            self._record("no such range", 0)
+            place = {"Content-Range": f"bytes */{file.size}"}
+            self.refuse(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "no such range", place)
         elif len(ranges) == 1:
             [(start, stop)] = ranges
-            headers += b"Content-Range: bytes %d-%d/%d\r\n" % (start, stop - 1, file.size)
+            headers += _TYPE % kind + b"Content-Range: bytes %d-%d/%d\r\n" % (start, stop - 1, file.size)
             self._start(HTTPStatus.PARTIAL_CONTENT, headers, file, [(b"", start, stop)])
         else:
-            self._send_parts(file, path, ranges, current)
+            self._send_parts(file, kind, ranges, headers)
 
     def _send_whole(self, file: OpenFile, headers: bytes, current: Validator) -> None:
         exchange = self._exchange
@@ -253,21 +281,22 @@ class FileAnswer:
             self._record("sent", len(data))
             # Not in another encoding: a file that has the name as it was sent would be meant, once there is one. Not
             # while it may change within the clock's tick, nor a copy of a file that has no size of its own.
-            if self._name == exchange.request.path[1:] and not current.is_weak and status.st_mtime_ns == file.modified:
+            is_asked = self.is_plain and self._name == exchange.request.path[1:]
+            if is_asked and not current.is_weak and status.st_mtime_ns == file.modified:
                 self._core.small.add(self._name, SmallFile(identity(status), data, headers))
             return
         self._start(HTTPStatus.OK, headers, file, [(b"", 0, file.size)])
 
-    def _send_parts(self, file: OpenFile, path: bytes, ranges: list[tuple[int, int]], current: Validator) -> None:
+    def _send_parts(self, file: OpenFile, kind: bytes, ranges: list[tuple[int, int]], headers: bytes) -> None:
         boundary = token_hex(16).encode("ascii")
         parts = []
         for start, stop in ranges:
             head = b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: bytes %d-%d/%d\r\n\r\n" % (
-                *(boundary, content_type(path), start, stop - 1, file.size),
+                *(boundary, kind, start, stop - 1, file.size),
             )
             parts.append((head, start, stop))
         parts.append((b"\r\n--%b--\r\n" % boundary, 0, 0))
-        headers = _head(current, b"multipart/byteranges; boundary=" + boundary, path)
+        headers += _TYPE % (b"multipart/byteranges; boundary=" + boundary)
         self._start(HTTPStatus.PARTIAL_CONTENT, headers, file, parts)
 
     def _start(self, status: HTTPStatus, headers: bytes, file: OpenFile, parts: list[tuple[bytes, int, int]]) -> None:
@@ -318,23 +347,12 @@ class FileAnswer:
             self._core.record(self._peer, self._name, size, self._started, result, answer)
 
 
-def content_type(path: bytes) -> bytes:
-    """Return the media type of a file by its name."""
-    return _type_of(splitext(path)[1].lower())
-
-
-@lru_cache(maxsize=256)
-def _type_of(ending: bytes) -> bytes:
-    kind = _TYPES.types_map[True].get(ending.decode("latin-1"), "application/octet-stream")
-    return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
-
-
-def _head(current: Validator, kind: bytes, path: bytes) -> bytes:
+def _head(current: Validator, path: bytes) -> bytes:
     disposition = b""
     if not path.isascii():
         # Browsers show it, and keep the name when they save it (RFC 6266).
         name = quote_from_bytes(path.rpartition(b"/")[2], safe="").encode("ascii")
         disposition = b"Content-Disposition: inline; filename*=UTF-8''%b\r\n" % name
-    return b"Content-Type: %b\r\nETag: %b\r\nLast-Modified: %b\r\nAccept-Ranges: bytes\r\n%b" % (
-        *(kind, current.written, http_date(current.modified), disposition),
+    return b"ETag: %b\r\nLast-Modified: %b\r\nAccept-Ranges: bytes\r\n%b" % (
+        *(current.written, http_date(current.modified), disposition),
     )
