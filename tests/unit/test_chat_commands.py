@@ -92,7 +92,7 @@ def test_nick(ann: Person, bob: Person) -> None:
     assert bob.sees() == [Renamed("ann", "小明")]
     [answer] = ann.does("/nick")
     assert states(answer, "* ", "/nick NAME")
-    for text, *facts in (("BOB", "BOB"), ("小明", "小明"), ("a b", "space", "32", "- _ .")):
+    for text, *facts in (("BOB", "BOB"), ("小明", "小明"), ("bоb", "bob"), ("a b", "space", "32"), ("admin", "admin")):
         [answer] = ann.does(f"/nick {text}")
         assert states(answer, "* ", *facts)
     assert bob.sees() == []

@@ -31,11 +31,30 @@ class TestComingAndGoing:
         member, _ = enter(core, room=None)
         assert (member.name, list(member.rooms), len(core)) == ("guest1", [], 1)
 
-    def test_a_guest_name_that_somebody_took_is_passed_over(self) -> None:
+    def test_a_guest_name_is_for_guests(self) -> None:
         core = build_core()
-        enter(core, "GUEST3")
-        enter(core, "ｇｕｅｓｔ４")
-        assert [enter(core)[0].name for _ in range(2)] == ["guest5", "guest6"]
+        for name in ("GUEST3", "ｇｕｅｓｔ４", "guestl"):
+            with pytest.raises(ChatError):
+                enter(core, name)
+
+    def test_what_looks_like_another_name_is_refused(self) -> None:
+        core = build_core()
+        ann, _ = enter(core, "paypal", "Den")
+        with pytest.raises(ChatError, match="paypal"):
+            enter(core, "раураl")
+        with pytest.raises(ChatError, match="Den"):
+            core.join(ann, "Dеn")
+        core.rename(ann, "раураl")
+        assert ann.name == "раураl" and core.find("раураl") is ann
+
+    def test_more_names_can_be_reserved_by_a_reload(self) -> None:
+        core = build_core()
+        ann, _ = enter(core, "boss")
+        core.reconfigure(build_core(reserved="boss,chef").options)
+        assert core.find("boss") is ann
+        for name in ("chef", "BOSS"):
+            with pytest.raises(ChatError, match="reserved"):
+                core.rename(ann, name)
 
     def test_a_guest_name_given_up_is_not_given_again(self) -> None:
         core = build_core()

@@ -6,17 +6,49 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsvc.services.chat.names import ChatError, check_name, name_key
+from netsvc.services.chat.names import ChatError, NameIndex, check_name, name_key, reserved_names
 from netsvc.services.chat.text import clean_text
 from tests.builders.facts import states
 
 #: The accepted form, as each refusal names it.
-FORM = ("1 to 16", "- _ .")
+FORM = ("1 to 16",)
+
+RESERVED = reserved_names(["Chef"])
 
 
 @pytest.mark.parametrize(
     "name",
-    ["a", "Ann", "a_b.c-d", "a..b", "1st", "小明", "Ångström", "Дмитрий", "שלום", "محمد", "नमस्ते", "한글", "x" * 16],
+    [
+        *(
+            "a",
+            "Ann",
+            "a_b.c-d",
+            "a..b",
+            "1st",
+            "小明",
+            "Ångström",
+            "Дмитрий",
+            "שלום",
+            "محمد",
+            "नमस्ते",
+            "한글",
+            "x" * 16,
+        ),
+        # RFC 8266 has symbols and punctuation, but what would separate a name from the text around it.
+        *("o'brien", "C++", "a=b", "ಠ_ಠ", "♥", "💩", "a😀"),
+        # Joiners where a script needs them (RFC 5892, A.1 and A.2): Persian, Malayalam.
+        *("می\u200cخواهم", "ക്\u200d"),
+        # A visarga looks like a colon, and is a letter's mark.
+        "दुःख",
+        # Sequences that are one emoji.
+        *(
+            "👨\u200d👩\u200d👧",
+            "I❤\ufe0fU",
+            "1\ufe0f\u20e3",
+            "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+            "🇨🇳",
+        ),
+    ],
 )
 def test_names_of_any_script_are_accepted(name: str) -> None:
     assert check_name(name, 16) == unicodedata.normalize("NFKC", name)
@@ -37,8 +69,14 @@ def test_names_of_any_script_are_accepted(name: str) -> None:
         ("a\u202eb", ["U+202E"]),
         ("a\u00adb", ["U+00AD"]),
         ("a\ud800", ["U+D800"]),
-        ("a😀", ['"😀"']),
         ("½", ['"⁄"']),
+        ("a\ua789", ['"\ua789"']),
+        ("a/b", ['"/"']),
+        ("$a", ["begin", '"$"']),
+        ("a\u200c", ["U+200C"]),
+        ("a\ufe0f", ["U+FE0F"]),
+        ("👨\u200da", ["U+200D"]),
+        ("a\U000e0067", ["U+E0067"]),
         ("-a", ["begin", '"-"']),
         ("\u0301a", ["begin", "U+0301"]),
         ("a.", ["end", '"."']),
@@ -49,11 +87,18 @@ def test_names_of_any_script_are_accepted(name: str) -> None:
         ("q\u0323\u0307\u0301", ["2 marks"]),
         ("YOU", ['"YOU"']),
         ("ｙｏｕ", ['"you"']),
+        ("Server", ['"Server"']),
+        ("аdmin", ['"аdmin"']),
+        ("管理员", ['"管理员"']),
+        ("guest", ['"guest"']),
+        ("Guest12", ['"Guest12"']),
+        ("guestl", ['"guestl"']),
+        ("CHEF", ['"CHEF"']),
     ],
 )
 def test_a_refusal_says_why_and_the_accepted_form(name: str, facts: list[str]) -> None:
     with pytest.raises(ChatError) as refused:
-        check_name(name, 16)
+        check_name(name, 16, RESERVED)
     assert states(str(refused.value), *facts, *FORM)
 
 
@@ -100,6 +145,22 @@ def test_names_that_differ_in_case_or_form_are_the_same(one: str, other: str) ->
     assert name_key(one) == name_key(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("paypal", "раураl"), ("modern", "rnodern"), ("Ivan", "lvan"), ("B0b", "BOb"), ("РАУРАL", "paypal"), ("é", "é")],
+)
+def test_names_that_look_alike_are_similar(one: str, other: str) -> None:
+    index: NameIndex[int] = NameIndex()
+    index.add(one, 1)
+    assert index.similar(other) == 1
+    index.remove(one)
+    assert index.similar(other) is None and not len(index)
+
+
+def test_a_guest_of_letters_is_no_guest() -> None:
+    assert check_name("guesthouse", 16, RESERVED) == "guesthouse"
+
+
 def test_different_names_are_different() -> None:
     assert len({name_key(name) for name in ("ann", "anna", "änn", "an-n", "小明", "小名")}) == 6
 
@@ -128,6 +189,6 @@ def test_an_accepted_name_can_forge_no_line_and_is_accepted_again(text: str) -> 
         said = name
         assert 0 < len(name) <= 16
         assert check_name(name, 16) == name and clean_text(name) == name
-        assert not set(name) & set(" []()*:>/#\u3164\u200b")
+        assert not set(name) & set(" []()*:>/#\u3164")
         assert name_key(name) == name_key(text)
     assert clean_text(said) == said

@@ -48,8 +48,8 @@ def test_what_is_no_text_encoding_is_refused(name: str) -> None:
 
 def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
     declared = declared_settings(ChatOptions)
-    assert {setting.name for setting in declared} - {"encoding"} == set(ChatOptions.limits)
-    assert all(setting.default and setting.description for setting in declared)
+    assert {setting.name for setting in declared} - {"encoding", "reserved"} == set(ChatOptions.limits)
+    assert all((setting.default or setting.name == "reserved") and setting.description for setting in declared)
 
 
 @pytest.mark.parametrize("name", ChatOptions.limits)
@@ -60,8 +60,16 @@ def test_a_limit_out_of_bounds_is_refused_with_the_bounds(name: str, value: str)
 
 
 def test_the_defaults_are_within_the_bounds() -> None:
-    chosen = {setting.name: setting.default for setting in declared_settings(ChatOptions)}
-    assert dict(parse_settings(ChatOptions, chosen)) == chosen
+    chosen = {setting.name: setting.default for setting in declared_settings(ChatOptions) if setting.default}
+    assert dict(parse_settings(ChatOptions, chosen)).items() >= chosen.items()
+
+
+def test_reserved_names_are_listed_with_commas() -> None:
+    assert parse_settings(ChatOptions, {"reserved": "Chef, 老板"})["reserved"] == ("Chef", "老板")
+    with pytest.raises(UserError, match="a space"):
+        parse_settings(ChatOptions, {"reserved": "Chef,the boss"})
+    with pytest.raises(UserError, match="1001"):
+        parse_settings(ChatOptions, {"reserved": ",".join("x" * 1001)})
 
 
 def test_the_service_is_declared() -> None:

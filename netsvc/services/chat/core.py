@@ -27,7 +27,15 @@ from netsvc.services.chat.events import (
     Stopping,
     Whispered,
 )
-from netsvc.services.chat.names import ChatError, EmptyTextError, check_name, find_key, name_key
+from netsvc.services.chat.names import (
+    ChatError,
+    EmptyTextError,
+    NameIndex,
+    check_name,
+    find_key,
+    name_key,
+    reserved_names,
+)
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
 from netsvc.services.chat.text import clean_text, is_visible
@@ -106,7 +114,8 @@ class Rooms:
         self._close = close
         self._history = 0
         lobby = ChatRoom(LOBBY, LOBBY, 0)
-        self._rooms = {LOBBY: lobby}
+        self._rooms: NameIndex[ChatRoom] = NameIndex()
+        self._rooms.add(LOBBY, lobby)
         # In the order in which they became empty. The lobby is never among them.
         self._empty: dict[str, ChatRoom] = {}
         # The rooms in use, without the lobby, by the peer that founded them.
@@ -121,7 +130,7 @@ class Rooms:
         history = options["history"]
         if history != self._history:
             self._history = history
-            for room in self._rooms.values():
+            for room in self._rooms:
                 room.history = deque(room.history, maxlen=history)
 
     def __len__(self) -> int:
@@ -129,12 +138,11 @@ class Rooms:
 
     def __iter__(self) -> Iterator[ChatRoom]:
         """Iterate over the lobby and the rooms that have members."""
-        return (room for room in self._rooms.values() if room.members or room.key == LOBBY)
+        return (room for room in self._rooms if room.members or room.key == LOBBY)
 
     def find(self, text: str) -> ChatRoom | None:
         """Return the room that `text` names, if it exists. A leading # is not part of a name."""
-        key = find_key(_bare(text), self._name_length)
-        return None if key is None else self._rooms.get(key)
+        return self._rooms.get(find_key(_bare(text), self._name_length))
 
     def open(self, text: str, peer: str) -> ChatRoom:
         """Return the room that `text` names, after creating it for `peer` if necessary. Raises `ChatError`."""
@@ -142,15 +150,18 @@ class Rooms:
         if room is not None:
             return room
         name = check_name(_bare(text), self._name_length)
+        if similar := self._rooms.similar(name):
+            raise ChatError(f"{name} looks like {similar.name}, which exists; choose another name")
         if len(self._rooms) >= self._limit:
             if not self._empty and (crowded := self._find_crowded(peer)):
                 self._close(crowded)
             if not self._empty:
                 raise ChatError(f"all {self._limit} rooms are in use; join one of them")
-            longest_empty = next(iter(self._empty))
-            del self._rooms[longest_empty], self._empty[longest_empty]
+            longest_empty = self._empty.pop(next(iter(self._empty)))
+            self._rooms.remove(longest_empty.name)
         room = ChatRoom(name, name_key(name), self._history)
-        self._rooms[room.key] = self._empty[room.key] = room
+        self._rooms.add(name, room)
+        self._empty[room.key] = room
         return room
 
     def _find_crowded(self, peer: str) -> ChatRoom | None:
@@ -192,7 +203,8 @@ class ChatCore:
         self.options = options
         self.context = context
         self.rooms = Rooms(options, self._close)
-        self._members: dict[str, Member] = {}
+        self._members: NameIndex[Member] = NameIndex()
+        self._reserved = reserved_names(options["reserved"])
         self._places: Places[Member] = Places()
         self._guests = 0
         self._draining = False
@@ -227,6 +239,7 @@ class ChatCore:
     def reconfigure(self, options: ChatOptions) -> bool:
         """Take new options in place, so that a reload does not separate new members from present ones."""
         self.options = options
+        self._reserved = reserved_names(options["reserved"])
         self.rooms.reconfigure(options)
         self.congestion.rate = options["send-rate"]
         return True
@@ -238,8 +251,10 @@ class ChatCore:
         if len(self._members) >= self.options["members"] and not self._make_room(outlet.peer):
             raise ChatError(f"the chat is full ({len(self._members)} members); try again later")
         bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
-        member = Member(self._guest_name(), outlet, bucket)
-        self._members[member.key] = member
+        # No member can take such a name: see `check_name`.
+        self._guests += 1
+        member = Member(f"guest{self._guests}", outlet, bucket)
+        self._members.add(member.name, member)
         self._places.heard(member, self.context.reactor.seconds())
         return member
 
@@ -256,19 +271,11 @@ class ChatCore:
         self.depart(victim, Reason.CROWDED if crowd else Reason.SILENT)
         return True
 
-    def _guest_name(self) -> str:
-        while True:
-            self._guests += 1
-            name = f"guest{self._guests}"
-            # A member may have taken that name.
-            if name not in self._members:
-                return name
-
     def depart(self, member: Member, reason: Reason = Reason.ASKED) -> None:
         """Remove a member from the chat and from its rooms. Does nothing if it has left already."""
         if self._members.get(member.key) is not member:
             return
-        del self._members[member.key]
+        self._members.remove(member.name)
         self._places.leave(member)
         self.congestion.caught_up(member)
         rooms = list(member.rooms)
@@ -281,7 +288,7 @@ class ChatCore:
     def drain(self) -> None:
         """Disconnect every member after a goodbye, and refuse new ones."""
         self._draining = True
-        members = list(self._members.values())
+        members = list(self._members)
         self.delivery.send([member.deliver for member in members], Stopping())
         # Even in the middle of a `with` block: what is delivered after `end` is lost.
         self.delivery.flush()
@@ -307,25 +314,26 @@ class ChatCore:
 
     def find(self, name: str) -> Member:
         """Return the member of that name, whatever its case. Raises `ChatError` if there is none."""
-        key = find_key(name, self.options["name-length"])
-        member = None if key is None else self._members.get(key)
+        member = self._members.get(find_key(name, self.options["name-length"]))
         if member is None:
             raise ChatError(f'no such member: "{escape(name, 40)}"; /who lists the members of a room')
         return member
 
     def rename(self, member: Member, text: str) -> None:
         """Change a member's name."""
-        name = check_name(text, self.options["name-length"])
-        key = name_key(name)
-        if self._members.get(key, member) is not member:
-            raise ChatError(f"the name {name} is taken; choose another one")
+        name = check_name(text, self.options["name-length"], self._reserved)
+        similar = self._members.similar(name)
+        if similar is not None and similar is not member:
+            taken = similar.key == name_key(name)
+            why = "is taken" if taken else f"looks like {similar.name}, who is here"
+            raise ChatError(f"the name {name} {why}; choose another one")
         if name == member.name:
             raise ChatError(f"your name is {name} already")
         old = member.name
         self.congestion.admit({other for room in member.rooms for other in room.members}, old, name)
-        del self._members[member.key]
-        self._members[key] = member
-        member.name, member.key = name, key
+        self._members.remove(old)
+        member.name, member.key = name, name_key(name)
+        self._members.add(name, member)
         self.delivery.send(_neighbours(member.rooms), Renamed(old, name), member.deliver)
 
     def join(self, member: Member, text: str, *, at_once: bool = False) -> ChatRoom:

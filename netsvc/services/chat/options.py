@@ -6,8 +6,12 @@ from typing import Any
 
 from netsvc.interfaces import Options
 from netsvc.options import byte_count, encoding, number, seconds, shown_as, whole_number
+from netsvc.services.chat.names import ChatError, check_name
 
-__all__ = ["ChatOptions", "legacy_encoding"]
+__all__ = ["ChatOptions", "legacy_encoding", "name_list"]
+
+#: In a list of names, and in one of these.
+_MOST_NAMES, _LONGEST_NAME = 1000, 256
 
 #: Letters of many scripts. An encoding need not have them all, but must not write them in ASCII bytes.
 _SAMPLES = "éßжא中あ가"
@@ -33,6 +37,17 @@ def legacy_encoding(value: Any) -> str:
     return name
 
 
+def name_list(value: Any) -> tuple[str, ...]:
+    """Accept names with commas between them, or none."""
+    names = [each.strip() for each in str(value).split(",")] if str(value).strip() else []
+    try:
+        if len(names) > _MOST_NAMES:
+            raise ChatError(f"there are {len(names)} names")
+        return tuple(check_name(name, _LONGEST_NAME) for name in names)
+    except ChatError as error:
+        raise ValueError(f"up to {_MOST_NAMES} names with commas between them: {error}") from None
+
+
 class ChatOptions(Options):
     """The options of the chat service."""
 
@@ -48,6 +63,13 @@ class ChatOptions(Options):
         ["line-bytes", None, 4096, "Bytes in a line; longer is refused", byte_count(64, 65536)],
         ["name-length", None, 32, "Characters in a member's or room's name", whole_number(8, 256)],
         ["topic-length", None, 200, "Characters in a topic", whole_number(0, 4096)],
+        [
+            "reserved",
+            None,
+            "",
+            "Names that no member can have, with commas between them, besides server, admin and the like",
+            shown_as("NAMES", name_list),
+        ],
         ["members", None, 2000, "Members at a time", whole_number(1, 1_000_000)],
         [
             "silence",
@@ -97,5 +119,5 @@ class ChatOptions(Options):
             byte_count(1024, 1024**3),
         ],
     ]
-    #: All but the encoding.
-    limits = tuple(entry[0] for entry in optParameters[1:])
+    #: All but the encoding, and names.
+    limits = tuple(entry[0] for entry in optParameters if entry[0] not in {"encoding", "reserved"})

@@ -7,7 +7,7 @@ import unicodedata
 
 from netsvc.base.text import is_unsafe
 
-__all__ = ["BYTE_ORDER_MARK", "MARKS", "clean_text", "edit", "is_visible"]
+__all__ = ["BYTE_ORDER_MARK", "INVISIBLE", "MARKS", "clean_text", "edit", "is_visible"]
 
 #: Some clients send it before their first line.
 BYTE_ORDER_MARK = "\ufeff"
@@ -22,7 +22,7 @@ _PLAIN = re.compile("[ -~\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03a1\u03a3-\u0482\u3
 
 #: Letters, marks and symbols that show nothing: Default_Ignorable_Code_Point of Unicode, the blank Braille pattern,
 #: note head and hieroglyphs.
-_INVISIBLE = frozenset(
+INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2065\u2800\u3164\uffa0\U0001d159\U00013441\U00013442"
 ) | frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000))))
 #: Format characters that are drawn: signs that enclose the digits after them.
@@ -65,7 +65,7 @@ def is_visible(text: str) -> bool:
 
 
 def _shows(character: str) -> bool:
-    if character.isspace() or character in _INVISIBLE:
+    if character.isspace() or character in INVISIBLE:
         return False
     return unicodedata.category(character) != "Cf" or character in _DRAWN
 
