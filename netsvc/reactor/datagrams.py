@@ -20,11 +20,13 @@ from twisted.internet import base, udp, unix
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
+from netsvc.reactor.batch import BATCH, MOST_IN_SERIES, MOST_SERIES_BYTES, Received, make_receiver, series_control
 from netsvc.reactor.pktinfo import (
     CONTROL_ROOM,
     Source,
     find_info,
     is_default_source,
+    join_controls,
     local_address,
     request_info,
     source_of,
@@ -49,8 +51,6 @@ LONGEST_UNIX_DATAGRAM = 212992
 #: connections that are ready wait meanwhile. Twisted limits bytes (256 KiB) instead, so a flood of empty datagrams, or
 #: of some that are slow to serve, would block its reactor.
 DATAGRAMS_A_TURN, TURN_SECONDS = 512, 0.001
-#: Datagrams between two looks at the clock.
-_DATAGRAMS_A_LOOK = 8
 #: The receive buffer in bytes requested for bursts; the kernel grants at most net.core.rmem_max, except to root.
 BURST = 4 * 1024 * 1024
 #: Batches that empty a buffer of `BURST` bytes: the kernel accounts 768 bytes for the smallest datagram, and doubles
@@ -79,6 +79,8 @@ _DROPPED = _TRANSIENT - {errno.EINTR, errno.ECONNREFUSED, errno.EMSGSIZE, errno.
 
 #: Errors for a source address that the host does not have.
 _NOT_A_SOURCE = frozenset((errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH))
+#: Errors for which a socket sends no more datagrams at once.
+_NO_SERIES = frozenset((errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
 #: Datagrams of a peer to one local address after which it is worth while to see whether the system chooses that anyway.
 _PROBED_AFTER = 16
 #: Local addresses that are kept in the form for sending.
@@ -111,7 +113,7 @@ class _BatchMixin:
     #: Whether the port is bound to every address, so that its answers must be told from which one they leave; what the
     #: system has reported of that for the last datagram; and what it is made into.
     _any_address = False
-    _peer_controls: Any = ()
+    _peer_controls = b""
     _sources: dict[bytes, Source]
     #: The limits of its peers, a `netsvc.guard.sessions.Sessions`, if there are any.
     sessions: Any = None
@@ -134,24 +136,17 @@ class _BatchMixin:
         """Read `DATAGRAMS_A_TURN` datagrams at most, for about `limit` seconds; return whether there may be more."""
         if self.sessions is not None:
             return self._read_limited(limit)
-        protocol, size, cuts, any_address = self.protocol, self.maxPacketSize, self._cuts_address, self._any_address
-        receive = self.socket.recvmsg if any_address else self.socket.recvfrom
+        protocol, receive = self.protocol, self._receive
         now = self.turn_clock
         end = now() + limit
-        for _ in repeat(None, DATAGRAMS_A_TURN // _DATAGRAMS_A_LOOK):
-            for _ in repeat(None, _DATAGRAMS_A_LOOK):
-                try:
-                    if any_address:
-                        data, controls, _, peer = receive(size, CONTROL_ROOM)
-                        self._peer_controls = controls
-                    else:
-                        data, peer = receive(size)
-                except OSError as error:
-                    self._not_read(error)
-                    return False
-                self._peer_sockaddr = peer
-                # Pass on only host and port of an IPv6 address, as Twisted does.
-                self._peer = peer = peer[:2] if cuts else peer
+        for _ in repeat(None, DATAGRAMS_A_TURN // BATCH):
+            try:
+                batch = receive()
+            except OSError as error:
+                self._not_read(error)
+                return False
+            for data, (peer, sockaddr), controls in batch:
+                self._peer, self._peer_sockaddr, self._peer_controls = peer, sockaddr, controls
                 try:
                     protocol.datagramReceived(data, peer)
                 except BaseException:  # noqa: BLE001  (an error with one datagram must not stop the port)
@@ -159,9 +154,31 @@ class _BatchMixin:
                 # The protocol may have closed the port.
                 if not self.connected:
                     return False
+            if len(batch) < BATCH:
+                return False
             if now() >= end:
                 break
         return True
+
+    def _receive(self) -> list[Received]:
+        """Receive up to `BATCH` datagrams; fewer mean that no more wait. Raises `OSError`."""
+        received: list[Received] = []
+        for _ in repeat(None, BATCH):
+            try:
+                if self._any_address:
+                    data, controls, _, sockaddr = self.socket.recvmsg(self.maxPacketSize, CONTROL_ROOM)
+                else:
+                    controls, (data, sockaddr) = [], self.socket.recvfrom(self.maxPacketSize)
+            except OSError as error:
+                if not received:
+                    raise
+                if not isinstance(error, BlockingIOError):
+                    self._not_read(error)
+                break
+            # Pass on only host and port of an IPv6 address, as Twisted does.
+            peer = sockaddr[:2] if self._cuts_address else sockaddr
+            received.append((data, (peer, sockaddr), join_controls(controls)))
+        return received
 
     def _read_limited(self, limit: float) -> bool:
         sessions = self.sessions
@@ -176,27 +193,20 @@ class _BatchMixin:
                 sessions.end_batch()
 
     def _read_of_sessions(self, unanswered: dict[Any, int], limit: float) -> bool:
-        protocol, size, cuts, any_address = self.protocol, self.maxPacketSize, self._cuts_address, self._any_address
-        receive = self.socket.recvmsg if any_address else self.socket.recvfrom
+        protocol, receive, any_address = self.protocol, self._receive, self._any_address
         sessions = self.sessions
         paced, extra, known = sessions.paced, sessions.extra, sessions.young.get
         grants_answers = sessions.grants_answers
         one, counted, last_length = ONE_DATAGRAM, ONE_COUNTED, 0
         now = self.turn_clock
         end = now() + limit
-        for _ in repeat(None, DATAGRAMS_A_TURN // _DATAGRAMS_A_LOOK):
-            for _ in repeat(None, _DATAGRAMS_A_LOOK):
-                try:
-                    if any_address:
-                        data, controls, _, peer = receive(size, CONTROL_ROOM)
-                    else:
-                        data, peer = receive(size)
-                except OSError as error:
-                    self._not_read(error)
-                    return False
-                sockaddr = peer
-                if cuts:
-                    peer = peer[:2]
+        for _ in repeat(None, DATAGRAMS_A_TURN // BATCH):
+            try:
+                batch = receive()
+            except OSError as error:
+                self._not_read(error)
+                return False
+            for data, (peer, sockaddr), controls in batch:
                 session = known(peer)
                 if session is None:
                     session = sessions.find(peer, sockaddr)
@@ -231,6 +241,8 @@ class _BatchMixin:
                     self.protocol_failed(session.address)
                 if not self.connected:
                     return False
+            if len(batch) < BATCH:
+                return False
             if now() >= end:
                 break
         return True
@@ -325,6 +337,8 @@ class UDPPort(_BatchMixin, udp.Port):
 
     #: The class of the ports of `open_beside`.
     beside_kind: type[BesidePort]
+    #: Whether several datagrams can be passed to the system at once.
+    _takes_series = False
 
     def __init__(self, port: Any, proto: Any, interface: str = "", maxPacketSize: int = 0, reactor: Any = None) -> None:
         super().__init__(port, proto, interface, max(maxPacketSize, LONGEST_DATAGRAM), reactor)
@@ -339,7 +353,15 @@ class UDPPort(_BatchMixin, udp.Port):
         self._cuts_address = self.addressFamily == socket.AF_INET6
         make_room(self.socket)
         self._any_address = request_info(self.socket)
+        self._begin_batches()
+
+    def _begin_batches(self) -> None:
+        """Receive and send several datagrams at a time, if the socket can."""
         self._sources = {}
+        receive = make_receiver(self.socket, controls=self._any_address)
+        if receive is not None:
+            self._receive = receive  # type: ignore[method-assign]
+            self._takes_series = True
 
     def _not_read(self, error: OSError) -> None:
         if error.errno == errno.ECONNREFUSED:
@@ -467,7 +489,7 @@ class BesidePort(UDPPort):
         self.addressFamily = self._bound.family
         self._realPortNumber = self._bound.getsockname()[1]
         self._cuts_address = self._bound.family == socket.AF_INET6
-        self._sources = {}
+        self._begin_batches()
         self.connected = 1
         main, sessions = self._main, self.sessions
         assert isinstance(main.beside, set)
@@ -481,6 +503,37 @@ class BesidePort(UDPPort):
     def _send(self, datagram: bytes, sockaddr: Any, source: Source) -> Any:
         # The source is the one that the socket is bound to.
         return self.socket.sendto(datagram, sockaddr)
+
+    def write_series(self, datagrams: bytes | memoryview, size: int, addr: Any) -> int:
+        """Send each `size` bytes as a datagram, and the rest as a shorter one; return how many the system has taken.
+
+        Where no limit has to see each of them, many take one call of the system. What the system refuses at once counts
+        in `dropped` as one.
+        """
+        rest, count = memoryview(datagrams), -(-len(datagrams) // size)
+        sessions = self.sessions
+        session = None if sessions is None else sessions.known(addr)
+        is_free = session is not None and sessions.free and session.sent + count * ONE_COUNTED < session.ceiling
+        taken, at_once = 0, min(MOST_IN_SERIES, MOST_SERIES_BYTES // size)
+        while self._takes_series and at_once > 1 and count - taken > 1 and (is_free or sessions is None):
+            try:
+                sent = self.socket.sendmsg(
+                    (rest[: at_once * size],), series_control(size), 0, session.sockaddr if session else addr
+                )
+            except OSError as error:
+                if self._is_dropped(error, is_answer=False):
+                    return taken
+                # Longer than a packet here, or there is no way to checksum them. Other errors come up again below.
+                self._takes_series = error.errno not in _NO_SERIES
+                break
+            if session is not None:
+                session.sent += min(at_once, count - taken) * ONE_COUNTED + sent
+            taken += min(at_once, count - taken)
+            rest = rest[sent:]
+        for number in range(count - taken):
+            if self.write(rest[number * size : (number + 1) * size], addr) is None:  # type: ignore[arg-type]
+                return taken + number
+        return count
 
     def loseConnection(self) -> None:
         """Close the port, as a drain does at its deadline."""

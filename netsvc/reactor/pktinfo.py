@@ -11,7 +11,16 @@ import socket
 import struct
 from typing import Any
 
-__all__ = ["CONTROL_ROOM", "Source", "find_info", "is_default_source", "local_address", "request_info", "source_of"]
+__all__ = [
+    "CONTROL_ROOM",
+    "Source",
+    "find_info",
+    "is_default_source",
+    "join_controls",
+    "local_address",
+    "request_info",
+    "source_of",
+]
 
 #: The ancillary data of sendmsg(2) that sets the source of a datagram; None if the system chooses it.
 Source = list[tuple[int, int, bytes]] | None
@@ -21,6 +30,8 @@ _IP_PKTINFO = 8
 #: Interface, local address, destination; and address, interface.
 _IPV4_INFO, _IPV6_INFO = struct.Struct("=i4s4s"), struct.Struct("=16si")
 _IPV4_TYPE, _IPV6_TYPE = (socket.IPPROTO_IP, _IP_PKTINFO), (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
+#: The header of an item of ancillary data: the length of both, level, type; and what its place is a multiple of.
+_CONTROL, _ALIGNMENT = struct.Struct("@Nii"), struct.calcsize("@N")
 #: Bytes for ancillary data: a socket that was passed to us may have other options on.
 CONTROL_ROOM = 256
 
@@ -39,9 +50,23 @@ def request_info(bound: socket.socket) -> bool:
     return True
 
 
-def find_info(controls: list[tuple[int, int, bytes]]) -> bytes:
-    """Return what the system reports of the local address among all ancillary data; empty if nothing."""
-    return next((data for level, kind, data in controls if (level, kind) in (_IPV4_TYPE, _IPV6_TYPE)), b"")
+def find_info(controls: bytes) -> bytes:
+    """Return what the system reports of the local address among all ancillary data (cmsg(3)); empty if nothing."""
+    place = 0
+    while place + _CONTROL.size <= len(controls):
+        length, level, kind = _CONTROL.unpack_from(controls, place)
+        if length < _CONTROL.size:
+            break
+        if (level, kind) in (_IPV4_TYPE, _IPV6_TYPE):
+            return controls[place + _CONTROL.size : place + length]
+        place += -(-length // _ALIGNMENT) * _ALIGNMENT
+    return b""
+
+
+def join_controls(controls: list[tuple[int, int, bytes]]) -> bytes:
+    """Return ancillary data as the system writes it, from what `socket.recvmsg` makes of it."""
+    parts = ((_CONTROL.pack(_CONTROL.size + len(data), level, kind), data) for level, kind, data in controls)
+    return b"".join(head + data + bytes(-len(data) % _ALIGNMENT) for head, data in parts)
 
 
 def source_of(info: bytes) -> Source:

@@ -15,7 +15,7 @@ from netsvc.guard import Guard
 from netsvc.listen.port import adopt
 from netsvc.listen.sockets import bind
 from netsvc.plan.address import parse_address
-from netsvc.reactor.pktinfo import is_default_source, source_of
+from netsvc.reactor.pktinfo import find_info, is_default_source, join_controls, source_of
 
 #: Every address of 127.0.0.0/8 is the loopback's; for a peer at 127.0.0.1 the system answers from 127.0.0.1.
 OTHERS = ("127.0.0.2", "127.0.0.3")
@@ -68,10 +68,14 @@ def asked(port: Any, peer: socket.socket, host: str, data: bytes = b"hello") -> 
     return str(answering)
 
 
+@pytest.mark.parametrize("batches", [True, False])
 @pytest.mark.parametrize("limited", [True, False])
 @pytest.mark.parametrize("address", ["0", "udp:0", "127.0.0.2:0"])
-def test_an_answer_leaves_from_the_address_that_was_asked(address: str, limited: bool) -> None:
+def test_an_answer_leaves_from_the_address_that_was_asked(address: str, limited: bool, batches: bool) -> None:
     with bound(address, limited=limited) as port, client() as peer:
+        if not batches:
+            # As on a system without recvmmsg.
+            del port._receive
         for host in OTHERS[:1] if "." in address else (*OTHERS, "127.0.0.1", OTHERS[0]):
             # Long enough for it to see what the system would choose.
             assert {asked(port, peer, host) for _ in range(40)} == {host}
@@ -130,3 +134,35 @@ def test_an_unreachable_peer_has_no_default_source() -> None:
     assert is_default_source([source], socket.AF_INET, ("127.0.0.1", 9))
     assert not is_default_source([source], socket.AF_INET, ("255.255.255.255", 9))
     assert is_default_source(None, socket.AF_INET, ("127.0.0.1", 9))
+
+
+@pytest.mark.parametrize("address", ["0", "udp:0"])
+def test_datagrams_of_one_batch_are_told_apart(address: str) -> None:
+    with bound(address) as port, client() as one, client() as other:
+        sent = [(peer, host, b"x" * size) for size, host in enumerate(OTHERS * 20) for peer in (one, other)]
+        for peer, host, data in sent:
+            peer.sendto(data, (host, port.getHost().port))
+        port.read_waiting()
+        for peer, host, data in sent:
+            answer, (answering, _) = peer.recvfrom(100)
+            assert (answer, answering) == (data, host)
+
+
+def test_peers_beyond_those_that_are_kept_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netsvc.reactor.batch._MOST_ADDRESSES", 2)
+    with bound("0") as port, client() as one, client() as two, client() as three:
+        for peer in (one, two, three, one, two, three):
+            assert asked(port, peer, OTHERS[0]) == OTHERS[0]
+
+
+def test_the_local_address_is_found_among_other_ancillary_data() -> None:
+    info = struct.pack("=i4s4s", 0, bytes([127, 0, 0, 1]), bytes(4))
+    local, other = (socket.IPPROTO_IP, 8, info), (socket.SOL_SOCKET, 29, b"12345")
+    for controls in ([local], [other, local], [other, other, local, other]):
+        joined = join_controls(controls)
+        assert find_info(joined) == find_info(joined + bytes(50)) == info
+        # Every part of it, and anything else, is something or nothing.
+        for size in range(len(joined)):
+            assert find_info(joined[:size]) in (b"", *(info[:part] for part in range(13)))
+    assert find_info(b"") == find_info(bytes(256)) == find_info(join_controls([other])) == b""
+    assert find_info(b"\xff" * 64) == find_info(b"\x01" + bytes(63)) == b""
