@@ -27,6 +27,7 @@ from netsvc.options import declared_settings, parse_settings
 from netsvc.plan.limits import LIMITS
 from netsvc.service import Service, ServicePlugin
 from netsvc.testing.findings import Finding, Findings, FindingsError, ProblemError, Step, call_name, effects, source_of
+from netsvc.testing.frames import shown_at_caller
 from netsvc.testing.served import Client, Served, load
 from netsvc.testing.wire import LONGEST_DATAGRAM, MemoryReactor
 
@@ -53,6 +54,7 @@ _UNLIMITED: Mapping[str, object] = dict.fromkeys(LIMITS)
 _PEERS = (IPv4Address("UDP", "192.0.2.1", 54321), IPv6Address("UDP", "2001:db8::1", 54321), UNIXAddress("/run/peer"))
 
 
+@shown_at_caller
 def check_service(
     service: Any,
     settings: Mapping[str, object] | None = None,

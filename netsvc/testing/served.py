@@ -28,6 +28,7 @@ from netsvc.metrics import Metrics
 from netsvc.options import declared_settings, parse_settings
 from netsvc.plan.record import Record
 from netsvc.service import ServicePlugin, declared_limits
+from netsvc.testing.frames import shown_at_caller
 from netsvc.testing.wire import WINDOW, FakeDatagramTransport, FakeTransport, MemoryReactor, attach, make_port
 
 __all__ = ["Client", "DatagramClient", "Received", "Served", "connect", "connect_datagram", "load", "serve"]
@@ -122,12 +123,14 @@ class Served:
 
     # Its life.
 
+    @shown_at_caller
     def start(self) -> None:
         """Check and start the service. `serve` has done so."""
         self.instance.check()
         self.instance.start()
         self._running = True
 
+    @shown_at_caller
     def drain(self) -> Deferred[None] | None:
         """Ask the service to end its conversations, as a server does that stops; return what its `drain` returns."""
         with self._settled():
@@ -135,6 +138,7 @@ class Served:
             self.clock.turn()
         return done
 
+    @shown_at_caller
     def stop(self) -> None:
         """Reset the connections that are left, close the ports, and stop the service. Does nothing the second time."""
         if not self._running:
@@ -153,6 +157,7 @@ class Served:
 
     # Its clients.
 
+    @shown_at_caller
     def connect(
         self, protocol: str | None = None, *, peer: str | IAddress | None = None, window: int = WINDOW
     ) -> Client:
@@ -174,6 +179,7 @@ class Served:
             client._refused_by = f"limit {last.limit}"
         return client
 
+    @shown_at_caller
     def connect_datagram(self, protocol: str | None = None, *, peer: str | IAddress | None = None) -> DatagramClient:
         """Make a client of a datagram protocol, the first one if none is named.
 
@@ -363,21 +369,25 @@ class Client(_Peer):
 
     # What the client sends.
 
+    @shown_at_caller
     def send(self, data: bytes) -> None:
         """Send bytes. They are dropped if the server has closed, as a network drops them."""
         with self.served._settled():
             self.transport.feed(data)
 
+    @shown_at_caller
     def half_close(self, data: bytes = b"") -> None:
         """Send the last bytes and the end of the stream, as `printf … | nc -N` does. The client still reads."""
         with self.served._settled():
             self.transport.half_close(data)
 
+    @shown_at_caller
     def close(self) -> None:
         """Close the connection. The client reads nothing more."""
         with self.served._settled():
             self.transport.close()
 
+    @shown_at_caller
     def reset(self) -> None:
         """Break the connection at once, as a client that crashes."""
         with self.served._settled():
@@ -389,6 +399,7 @@ class Client(_Peer):
         return self.transport.window
 
     @window.setter
+    @shown_at_caller
     def window(self, size: int) -> None:
         with self.served._settled():
             self.transport.window = size
@@ -406,18 +417,19 @@ class Client(_Peer):
     # What the client has received.
 
     @property
+    @shown_at_caller
     def received(self) -> bytes:
         """What the client has received and no `expect` has taken yet."""
         self._turn()
         return self.transport.value()[self._taken :]
 
+    @shown_at_caller
     def expect(self, expected: bytes | re.Pattern[bytes]) -> Received:
         """Take the next bytes, which must be `expected`: exactly these bytes, or what a regular expression matches.
 
         More may follow; see `expect_nothing`. Raises `AssertionError` at once, with the difference, if they are not
         there: nothing in memory has to be waited for. Advance the clock first if the service answers later.
         """
-        __tracebackhide__ = True
         received = self.received
         if isinstance(expected, bytes):
             if not received.startswith(expected):
@@ -428,9 +440,9 @@ class Client(_Peer):
             raise self._fail(f"a match of {expected.pattern!r}", _show(received))
         return self._take(found[0], found.groups())
 
+    @shown_at_caller
     def expect_line(self, expected: bytes | re.Pattern[bytes] | None = None) -> Received:
         """Take and return the next line without its LF or CRLF; `expected`, if given, must be all of it."""
-        __tracebackhide__ = True
         received = self.received
         found = _LINE.match(received)
         if found is None:
@@ -447,15 +459,15 @@ class Client(_Peer):
         self._take(found[0])
         return _received(line, groups)
 
+    @shown_at_caller
     def expect_nothing(self) -> None:
         """Check that the client has received nothing more."""
-        __tracebackhide__ = True
         if received := self.received:
             raise self._fail("nothing", _show(received))
 
+    @shown_at_caller
     def expect_end(self) -> None:
         """Check that the server has closed the connection in order, and that nothing came before its end."""
-        __tracebackhide__ = True
         self.expect_nothing()
         if not self.closed or self.was_reset:
             raise self._fail("the end of the stream", "nothing")
@@ -463,18 +475,21 @@ class Client(_Peer):
     # How the connection ended.
 
     @property
+    @shown_at_caller
     def closed(self) -> bool:
         """Whether the server has ended its side, in order or by a reset."""
         self._turn()
         return self.transport.ended or self.transport.aborted
 
     @property
+    @shown_at_caller
     def was_reset(self) -> bool:
         """Whether the server has reset the connection. What it had not sent is lost."""
         self._turn()
         return self.transport.aborted
 
     @property
+    @shown_at_caller
     def reason(self) -> str:
         """Why the connection has ended, as in the access log (docs/reference/log.md); empty while it is open.
 
@@ -519,17 +534,18 @@ class DatagramClient(_Peer):
         peer = f"{self.peer[0]}:{self.peer[1]}" if isinstance(self.peer, tuple) else self.peer
         return f"{self.served.service.name} {self.protocol}, client {peer}"
 
+    @shown_at_caller
     def send(self, data: bytes) -> None:
         """Send a datagram."""
         with self.served._settled():
             self.port.feed(data, self.peer)
 
+    @shown_at_caller
     def expect(self, expected: bytes | re.Pattern[bytes]) -> Received:
         """Take the next datagram, which must be `expected`, or which a regular expression must match as a whole.
 
         Raises `AssertionError` at once, with the difference, if it is not there.
         """
-        __tracebackhide__ = True
         if not self.received:
             raise self._fail(_text(expected), "no datagram")
         data = self.received[0]
@@ -542,9 +558,9 @@ class DatagramClient(_Peer):
             raise self._fail(f"a match of {expected.pattern!r}", _show(data))
         return _received(self.received.pop(0), found.groups())
 
+    @shown_at_caller
     def expect_nothing(self) -> None:
         """Check that the client has received no other datagram."""
-        __tracebackhide__ = True
         if self.received:
             raise self._fail("no datagram", ", ".join(map(_show, self.received)))
 
@@ -570,6 +586,7 @@ def _is_ours(call: Any) -> bool:
     return str(getattr(call.func, "__module__", "")).startswith("netsvc.guard.")
 
 
+@shown_at_caller
 def serve(
     service: Any,
     /,
@@ -602,6 +619,7 @@ def serve(
     return served
 
 
+@shown_at_caller
 def connect(
     service: Any,
     protocol: str | None = None,
@@ -619,6 +637,7 @@ def connect(
     return _served(service, how).connect(protocol, peer=peer, window=window)
 
 
+@shown_at_caller
 def connect_datagram(
     service: Any, protocol: str | None = None, /, *, peer: str | IAddress | None = None, **how: Any
 ) -> DatagramClient:

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from netsvc.reactor.datagrams import BesidePort, UDPPort, UNIXDatagramPort
 from netsvc.reactor.streams import PlainTCPPort
+from netsvc.testing.frames import shown_at_caller
 
 __all__ = [
     "LONGEST_DATAGRAM",
@@ -63,6 +64,7 @@ class MemoryReactor(MemoryReactorClock):
         self.connections: dict[FakeTransport, None] = {}
         self._next_port = 40001
 
+    @shown_at_caller
     def advance(self, amount: float) -> None:
         """Let `amount` seconds pass, and deliver what was written meanwhile."""
         super().advance(amount)
