@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.base.buffer import Buffer, LimitError
+from netsvc.base.limit_log import LimitLog
 from netsvc.base.tasks import CurrentTask, deferred_of, running_loop
 
 __all__ = [
@@ -48,7 +49,10 @@ _CHUNK, _DATA, _ROOM = "chunk", "data", "room"
 
 
 class StreamError(Exception):
-    """The peer did not do what the coroutine waited for. Not caught, it closes the connection, and is no fault."""
+    """The peer did not do what the coroutine waited for. If it is not caught, the connection is closed.
+
+    It is not a fault of the protocol, and is not counted as one.
+    """
 
 
 class EndOfStreamError(StreamError, EOFError):
@@ -56,7 +60,16 @@ class EndOfStreamError(StreamError, EOFError):
 
 
 class StreamLimitError(StreamError, ValueError):
-    """The peer sent a longer line or frame than allowed, or one that is not well-formed."""
+    """The peer sent a longer line or frame than allowed, or one that is not well-formed. Not caught, it is logged."""
+
+    _cure = "if that is allowed, give the read method a higher limit, such as read_line(65536)"
+
+
+def _malformed(what: str) -> StreamLimitError:
+    """Return the error for a message that no limit admits."""
+    error = StreamLimitError(what)
+    error._cure = ""
+    return error
 
 
 class StreamTimeoutError(StreamError, TimeoutError):
@@ -98,7 +111,8 @@ class Stream(Protocol):
 
     A coroutine may await its stream, other coroutines, Deferreds, and, on an asyncio reactor, whatever asyncio's
     libraries provide. An exception that it does not catch closes the connection; it is logged and counted as an error
-    of the protocol, unless it is a `StreamError` or the loss of the connection.
+    of the protocol, unless it is a `StreamError` or the loss of the connection. A `StreamLimitError` is logged with the
+    limit and the cure, at most once a second.
 
     All methods are for the coroutine itself and what it awaits; one `await` at a time.
     """
@@ -169,8 +183,11 @@ class Stream(Protocol):
 
     async def read_line(self, limit: int = LINE_LIMIT) -> bytes | None:
         """Read a line that ends at LF or CRLF, and return it without that; see `read_until`."""
-        # A CR before the LF is not a part of the line.
-        line = await self.read_until(b"\n", limit + 1)
+        try:
+            # A CR before the LF is not a part of the line.
+            line = await self.read_until(b"\n", limit + 1)
+        except StreamLimitError:
+            raise StreamLimitError(f"a line of more than {limit} bytes") from None
         if line is None:
             return None
         line = line.removesuffix(b"\r")
@@ -212,7 +229,7 @@ class Stream(Protocol):
             size |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return await self._frame(size, limit)
-        raise StreamLimitError("a varint of more than five bytes")
+        raise _malformed("a varint of more than five bytes")
 
     async def read_netstring(self, limit: int = LINE_LIMIT) -> bytes | None:
         """Read a netstring, such as `5:hello,`; None if the peer sends no more. See `read_frame`.
@@ -225,10 +242,10 @@ class Stream(Protocol):
         if self._at_end and not self._buffer:
             raise EndOfStreamError("the peer closed in a netstring")
         if not digits or not digits.isdigit() or (digits[:1] == b"0" and digits != b"0"):
-            raise StreamLimitError("not a netstring")
+            raise _malformed("what is not a netstring")
         data = await self._frame(int(digits), limit)
         if await self.read_exactly(1) != b",":
-            raise StreamLimitError("not a netstring")
+            raise _malformed("what is not a netstring")
         return data
 
     async def _has_more(self) -> bool:
@@ -239,7 +256,7 @@ class Stream(Protocol):
 
     async def _frame(self, size: int, limit: int) -> bytes:
         if size > limit:
-            raise StreamLimitError(f"a frame of {size} bytes, of at most {limit}")
+            raise StreamLimitError(f"a frame of {size} bytes, more than {limit}")
         return await self.read_exactly(size)
 
     # Writing and closing.
@@ -401,6 +418,8 @@ class Stream(Protocol):
         if isinstance(raised, StopIteration | StreamError | ConnectionClosed) or (
             self._lost is not None and isinstance(raised, CancelledError | asyncio.CancelledError)
         ):
+            if isinstance(raised, StreamLimitError) and self.factory.limit_log is not None:
+                self.factory.limit_log.note(self.peer, str(raised), raised._cure)
             self.close()
         else:
             raise raised
@@ -450,8 +469,13 @@ class StreamFactory(Factory):
     noisy = False
 
     def __init__(
-        self, function: Callable[[Stream], Coroutine[Any, Any, None]], core: object, reactor: IReactorTime
+        self,
+        function: Callable[[Stream], Coroutine[Any, Any, None]],
+        core: object,
+        reactor: IReactorTime,
+        limit_log: LimitLog | None = None,
     ) -> None:
+        self.limit_log = limit_log
         self.function = function
         self.core = core
         self.reactor = cast(Any, reactor)

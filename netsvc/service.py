@@ -13,9 +13,11 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.protocol import AbstractDatagramProtocol, Factory
+from twisted.logger import Logger
 from twisted.python import usage
 from zope.interface import implementer
 
+from netsvc.base.limit_log import LimitLog
 from netsvc.datagram import AnsweringFunction, AnsweringProtocol
 from netsvc.interfaces import Context, INetworkService, IServiceInstance, Kind, Options
 from netsvc.plan.limits import Limits, parse_limits
@@ -46,20 +48,22 @@ def declared_limits(limits: Mapping[str, object] | None) -> Limits:
     return parse_limits(values, "limits {}".format)
 
 
-def stream_factory(source: Any, core: object, clock: Any = None) -> IProtocolFactory:
+def stream_factory(source: Any, core: object, clock: Any = None, log: Logger | None = None) -> IProtocolFactory:
     """Return a factory for one listener from what a plugin declares as a stream protocol.
 
     `source` is a Protocol class (an instance for each connection; the core is `self.factory.core`), a coroutine
     function (called for each connection; see `netsvc.coroutine`), a Factory class (called without arguments, and given
     a `core` attribute), a factory, or any other callable, which is called with the core and returns one of these.
-    Raises `TypeError` for anything else. `clock` is for the time-outs of coroutines.
+    Raises `TypeError` for anything else. `clock` is for the time-outs of coroutines. `log` gets a line for a message
+    that is too long for a coroutine or a `netsvc.stream.LineProtocol`.
     """
+    limit_log = LimitLog(log, clock) if log is not None and clock is not None else None
     if IProtocolFactory.providedBy(source):
         return source
     if iscoroutinefunction(source):
         from netsvc.coroutine import StreamFactory
 
-        return StreamFactory(source, core, clock)
+        return StreamFactory(source, core, clock, limit_log)
     if isinstance(source, type) and IProtocolFactory.implementedBy(source):
         factory: Any = source
         built: IProtocolFactory = factory()
@@ -68,9 +72,10 @@ def stream_factory(source: Any, core: object, clock: Any = None) -> IProtocolFac
     if isinstance(source, type) and IProtocol.implementedBy(source):
         plain: Any = Factory.forProtocol(source)
         plain.core = core
+        plain.limit_log = limit_log
         return cast(IProtocolFactory, plain)
     if callable(source) and not isinstance(source, type):
-        return stream_factory(source(core), core, clock)
+        return stream_factory(source(core), core, clock, log)
     raise TypeError(f"{source!r} is neither a Protocol class, a Factory nor a coroutine function")
 
 
@@ -174,7 +179,7 @@ class _Instance:
     def protocol(self, name: str) -> Any:
         source = self._service.sources[name]
         if self._service.protocols[name] == "stream":
-            return stream_factory(source, self.core, self._context.reactor)
+            return stream_factory(source, self.core, self._context.reactor, self._context.log)
         return datagram_protocol(source, self.core, self._context)
 
     @property

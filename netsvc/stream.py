@@ -103,7 +103,11 @@ class LineProtocol(StreamProtocol):
         raise NotImplementedError
 
     def line_too_long(self) -> None:
-        """Close the connection."""
+        """Close the connection, and log that, at most once a second for each listener."""
+        limit_log = getattr(self.factory, "limit_log", None)
+        if limit_log is not None:
+            cure = f"if that is allowed, raise {type(self).__name__}.longest"
+            limit_log.note(self.transport.getPeer(), f"a line of more than {self.longest} bytes", cure)
         self.close()
 
     def close(self) -> None:
