@@ -9,8 +9,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from configparser import ConfigParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -286,3 +289,43 @@ class TestAsyncio:
 
         asyncio.run(asyncio.wait_for(test(), PATIENCE))
         assert asked == ["Oslo"]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "reactor",
+        [
+            "asyncio",
+            pytest.param(
+                "uvloop",
+                marks=pytest.mark.skipif(
+                    not find_spec("uvloop"), reason="uvloop has no wheel for this Python on this machine"
+                ),
+            ),
+        ],
+    )
+    def test_it_serves_on_each_reactor_that_runs_asyncio(self, reactor: str, tmp_path: Path) -> None:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"sunny\n")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as api:
+            threading.Thread(target=api.serve_forever, daemon=True).start()
+            words = [
+                f"--weather-api=http://127.0.0.1:{api.server_port}",
+                f"--weather-database={tmp_path}/weather.sqlite",
+            ]
+            words += ["--serve", f"{self.WEATHER}:service", "--weather=127.0.0.1:0", "--weather-udp=127.0.0.1:0"]
+            with Server.twistd(*words, before=("--reactor", reactor)) as server:
+                with connect_to(server.port("weather tcp")) as client:
+                    client.sendall(b"Oslo\nRome\n")
+                    client.shutdown(1)
+                    assert read_all(client) == b"sunny\nsunny\n"
+                with datagrams(server.port("weather udp")) as asking:
+                    asking.send(b"Oslo")
+                    assert asking.recv(100) == b"sunny"
+            api.shutdown()

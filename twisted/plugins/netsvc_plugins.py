@@ -8,6 +8,7 @@ from netsvc.service import ServicePlugin
 
 netsvc = ServiceMaker("netsvc", "netsvc.tap", "Run TCP and UDP services together in one process", "netsvc")
 fast = Reactor("netsvc", "netsvc.reactor.epoll", "The epoll reactor of netsvc: fewer system calls for each message")
+uvloop = Reactor("uvloop", "netsvc.reactor.uvloop", "The asyncio reactor over uvloop, if that is installed")
 guard = EndpointPrefix("guard", "netsvc.embedded.endpoint.guarded_endpoint")
 
 echo = ServicePlugin("echo", "netsvc.services.echo:service", "Send back what comes (RFC 862)")
