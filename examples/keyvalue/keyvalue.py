@@ -24,19 +24,20 @@ class Store(PlainCore):
 
     async def serve(self, stream: Stream) -> None:
         async for line in stream:
-            match line.split(maxsplit=2):
-                case [b"SET", key, value] if key in self.values or len(self.values) < self.options["keys"]:
-                    self.values[key] = value
-                    await stream.write(b"OK\n")
-                case [b"SET", _, _]:
-                    await stream.write(b"FULL\n")
-                case _:
-                    await stream.write(self.answer(line, stream.peer) + b"\n")
+            await stream.write(self.answer(line) + b"\n")
 
-    def answer(self, question: bytes, peer: Any) -> bytes:
-        match question.split():
+    def ask(self, data: bytes, peer: Any) -> bytes | None:
+        return self.answer(data) if data.startswith(b"GET ") else None
+
+    def answer(self, line: bytes) -> bytes:
+        match line.split(maxsplit=2):
             case [b"GET", key]:
                 return self.values.get(key, b"NONE")
+            case [b"SET", key, value] if key in self.values or len(self.values) < self.options["keys"]:
+                self.values[key] = value
+                return b"OK"
+            case [b"SET", _, _]:
+                return b"FULL"
         return b"WHAT"
 
 
@@ -46,5 +47,5 @@ service = Service(
     options=KeyValueOptions,
     core=Store,
     streams={"tcp": lambda core: core.serve},
-    datagrams={"udp": lambda core: core.answer},
+    datagrams={"udp": lambda core: core.ask},
 )
