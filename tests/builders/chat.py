@@ -25,7 +25,10 @@ def build_core(**chosen: object) -> ChatCore:
     """A core whose options are the defaults and `chosen` (with _ for -), and whose clock is a `Clock`."""
     options = parse_settings(ChatOptions, {name.replace("_", "-"): value for name, value in chosen.items()})
     assert isinstance(options, ChatOptions)
-    return ChatCore(options, Context(Clock(), Logger()))
+    clock = Clock()
+    core = ChatCore(options, Context(clock, Logger()), clock.seconds)
+    core.start()
+    return core
 
 
 class Recorder:

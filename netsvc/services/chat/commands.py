@@ -8,10 +8,14 @@ from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from netsvc.base.text import escape
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
 from netsvc.services.chat.events import Outlet, Reason
 from netsvc.services.chat.names import ChatError, EmptyTextError
+from netsvc.services.chat.store.interface import StoreError
 from netsvc.services.chat.wording import past
 
 __all__ = ["COMMANDS", "Conversation"]
@@ -54,22 +58,36 @@ class Conversation:
         if self._entered:
             self.core.depart(self.member, reason)
 
-    def line_received(self, line: str) -> None:
+    def line_received(self, line: str) -> Deferred[None] | None:
         """Do what a line says: a command, or a text for the room. A line with no visible text does nothing.
 
-        Raises `CongestedError`, and then has done nothing: the same line has to be tried again.
+        The Deferred, if there is one, fires when the command has been answered; it never fails. The next line has to
+        wait for it. Raises `CongestedError` or `UnsettledError`, and then has done nothing: the same line has to be
+        tried again. So the answer to a command means that all earlier messages of the member are kept, or were refused.
         """
         if not line.strip():
-            return
+            return None
         try:
             if line.startswith("/") and not line.startswith("//"):
-                self._run(line[1:])
+                self.core.archive.check_settled(self.member)
+                answer = self._run(line[1:])
+                return None if answer is None else answer.addErrback(self._failed)
             else:
                 self.core.say(self.member, self.here(), line[1:] if line.startswith("//") else line)
         except EmptyTextError:
             pass
         except ChatError as error:
             self.notice(str(error))
+        return None
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(StoreError):
+            self.notice(f"this cannot be done now: {failure.value}")
+        elif failure.check(ChatError):
+            self.notice(str(failure.value))
+        else:
+            self.core.context.log.failure("a chat command failed", failure)
+            self.notice("this failed, for a reason that is in the log of the server")
 
     def notice(self, *lines: str) -> None:
         """Show lines of the server."""
@@ -92,21 +110,21 @@ class Conversation:
         if room in known:
             self.notice(f"you now talk in {room.name}")
             return
-        now = self.core.context.reactor.seconds()
+        now = self.core.now()
         others = _listed([member for member in room.members if member is not self.member])
         lines = [f"* you joined {room.name}; {f'with you: {others}' if others else 'no one else is here yet'}"]
         if room.topic:
             lines.append(f"* the topic of {room.name}: {room.topic}")
         self.show(lines + [past(event, now - then) for then, event in room.history])
 
-    def _run(self, line: str) -> None:
+    def _run(self, line: str) -> Deferred[None] | None:
         word, rest = _cut(line)
         command = COMMANDS.get(word.lower())
         if command is None:
             raise ChatError(f"no such command: /{escape(word, 20)}; {_nearest(word.lower())}/help lists all commands")
         if command.arguments[:1].isupper() and not rest:
             raise ChatError(f"usage: /{word.lower()} {command.arguments}")
-        command.run(self, rest)
+        return command.run(self, rest)
 
     def _nick(self, name: str) -> None:
         self.core.rename(self.member, name)
@@ -169,11 +187,14 @@ class Conversation:
 
 
 class Command(NamedTuple):
-    """A command: its arguments (in brackets if optional), its line of help, and the method that runs it."""
+    """A command: its arguments (in brackets if optional), its line of help, and the method that runs it.
+
+    The method may return a Deferred, which fires when it has answered; failures are reported to the member.
+    """
 
     arguments: str
     purpose: str
-    run: Callable[[Conversation, str], None]
+    run: Callable[[Conversation, str], Deferred[None] | None]
 
 
 COMMANDS = {

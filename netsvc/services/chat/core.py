@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+
+from twisted.internet.defer import Deferred
 
 from netsvc.base.bucket import Bucket
 from netsvc.base.text import escape
 from netsvc.interfaces import Context
+from netsvc.services.chat.archive import Archive, event_of
 from netsvc.services.chat.congestion import Congestion
 from netsvc.services.chat.events import (
     Acted,
@@ -38,6 +42,8 @@ from netsvc.services.chat.names import (
 )
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
+from netsvc.services.chat.store.interface import Kept, NewMessage, RoomRecord
+from netsvc.services.chat.store.open import build_store, store_limits
 from netsvc.services.chat.text import clean_text, is_visible
 
 __all__ = ["LOBBY", "ChatCore", "ChatRoom", "Member", "Rooms"]
@@ -52,7 +58,7 @@ _SIGNS = ("#", "\uff03", "\ufe5f")
 class Member:
     """A member of the chat. Protocols read it, and change it through the core only."""
 
-    __slots__ = ("bucket", "deliver", "key", "name", "outlet", "peer", "rooms", "slowed")
+    __slots__ = ("bucket", "deliver", "key", "name", "outlet", "peer", "rooms", "settled", "slowed", "unsettled")
 
     def __init__(self, name: str, outlet: Outlet, bucket: Bucket) -> None:
         self.name = name
@@ -64,6 +70,9 @@ class Member:
         self.bucket = bucket
         #: How often it had to wait since its bucket was last full. 1: report it; more: it was reported.
         self.slowed = 0
+        #: Its messages that wait to be kept, and what to call when there are none.
+        self.unsettled = 0
+        self.settled: Callable[[], None] | None = None
         #: In the order of joining.
         self.rooms: dict[ChatRoom, None] = {}
 
@@ -71,12 +80,15 @@ class Member:
 class ChatRoom:
     """A room: its members, topic and last messages. Protocols read it, and change it through the core only."""
 
-    __slots__ = ("_everyone", "founder", "history", "key", "members", "name", "topic")
+    __slots__ = ("_everyone", "founder", "history", "is_kept", "key", "made", "members", "name", "topic")
 
     def __init__(self, name: str, key: str, history: int) -> None:
         self.name = name
         self.key = key
         self.topic = ""
+        #: When it was created, and whether the store has it.
+        self.made = 0.0
+        self.is_kept = False
         #: The peer of the member that was the first one in it.
         self.founder = ""
         #: The last messages, each with the time when it was sent.
@@ -84,6 +96,11 @@ class ChatRoom:
         #: In the order of joining.
         self.members: dict[Member, None] = {}
         self._everyone: tuple[Callable[[Event], None], ...] | None = ()
+
+    @property
+    def record(self) -> RoomRecord:
+        """What the store keeps of it."""
+        return RoomRecord(self.key, self.name, self.made, topic=self.topic)
 
     @property
     def everyone(self) -> tuple[Callable[[Event], None], ...]:
@@ -107,11 +124,15 @@ class Rooms:
     """All rooms, at most `limit`. An empty room is kept until its place is needed; the lobby always.
 
     When all rooms are in use, a peer still gets a new one if another peer founded more of them, and more than `kept`.
-    `close` is called with the one of these that has the fewest members, and must remove the members from it.
+    `close` is called with the one of these that has the fewest members, and must remove the members from it;
+    `forget` with each room that is dropped.
     """
 
-    def __init__(self, options: ChatOptions, close: Callable[[ChatRoom], None]) -> None:
+    def __init__(
+        self, options: ChatOptions, close: Callable[[ChatRoom], None], forget: Callable[[ChatRoom], None]
+    ) -> None:
         self._close = close
+        self._forget = forget
         self._history = 0
         lobby = ChatRoom(LOBBY, LOBBY, 0)
         self._rooms: NameIndex[ChatRoom] = NameIndex()
@@ -157,12 +178,29 @@ class Rooms:
                 self._close(crowded)
             if not self._empty:
                 raise ChatError(f"all {self._limit} rooms are in use; join one of them")
-            longest_empty = self._empty.pop(next(iter(self._empty)))
-            self._rooms.remove(longest_empty.name)
-        room = ChatRoom(name, name_key(name), self._history)
-        self._rooms.add(name, room)
+            self._drop_longest_empty()
+        return self._add(ChatRoom(name, name_key(name), self._history))
+
+    def restore(self, record: RoomRecord) -> ChatRoom:
+        """Return the room of a record, after adding it, empty, if necessary."""
+        room = self._rooms.get(record.key) or self._add(ChatRoom(record.name, record.key, self._history))
+        room.topic, room.made, room.is_kept = record.topic, record.made, True
+        return room
+
+    def shrink(self) -> None:
+        """Drop the longest empty rooms beyond the limit."""
+        while self._empty and len(self._rooms) > self._limit:
+            self._drop_longest_empty()
+
+    def _add(self, room: ChatRoom) -> ChatRoom:
+        self._rooms.add(room.name, room)
         self._empty[room.key] = room
         return room
+
+    def _drop_longest_empty(self) -> None:
+        longest_empty = self._empty.pop(next(iter(self._empty)))
+        self._rooms.remove(longest_empty.name)
+        self._forget(longest_empty)
 
     def _find_crowded(self, peer: str) -> ChatRoom | None:
         """Return the room that is closed to give one to `peer`."""
@@ -199,10 +237,12 @@ class ChatCore:
     others raise `CongestedError` if one of these is behind, and then have changed nothing either.
     """
 
-    def __init__(self, options: ChatOptions, context: Context) -> None:
+    def __init__(self, options: ChatOptions, context: Context, now: Callable[[], float] = time.time) -> None:
         self.options = options
         self.context = context
-        self.rooms = Rooms(options, self._close)
+        #: The time in seconds since 1970, for what is shown and kept.
+        self.now = now
+        self.rooms = Rooms(options, self._close, self._forget)
         self._members: NameIndex[Member] = NameIndex()
         self._reserved = reserved_names(options["reserved"])
         self._places: Places[Member] = Places()
@@ -211,23 +251,60 @@ class ChatCore:
         #: Protocols handle what arrived in one piece in one `with` block, so that it is delivered together.
         self.delivery = Delivery(context.log)
         self.congestion = Congestion(context.reactor, options["send-rate"])
+        self.archive = Archive(
+            build_store(options, context, now),
+            store_limits(options),
+            self.delivery,
+            context.reactor,
+            context.log,
+            opened=self._opened,
+            find=self.rooms.find,
+            everyone=lambda: [member.deliver for member in self._members],
+        )
         metrics = context.metrics
         self._messages = metrics.counter("messages", "Messages to a room, or to one member")
+        self.archive.sent = self._messages.inc
+        self.archive.unsent = metrics.counter("unsent", "Messages refused because they could not be kept").inc
         self._gauges = {
             metrics.gauge("members", "Members in the chat"): self.__len__,
             metrics.gauge("rooms", "Rooms that have members"): self._count_rooms,
             metrics.gauge("behind", "Members that are behind, to whom others send slowly"): self.congestion.__len__,
         }
 
+    def check(self) -> None:
+        """Raise `UserError` if the store cannot be opened."""
+        self.archive.store.check()
+
     def start(self) -> None:
-        """Register the gauges."""
+        """Open the store, and register the gauges. Raises `UserError`."""
+        self.archive.open(self.options["history"])
         for gauge, count in self._gauges.items():
             gauge.add_function(count)
 
     def stop(self) -> None:
-        """Unregister the gauges."""
+        """Close the store, and unregister the gauges."""
+        self.archive.close()
         for gauge, count in self._gauges.items():
             gauge.remove_function(count)
+
+    def _opened(self, kept: Kept) -> None:
+        """Take what the store has: the rooms, those used last at the end."""
+        last = {room: messages[-1].time for room, messages in kept.messages.items() if messages}
+        for record in sorted(kept.rooms, key=lambda record: last.get(record.key, record.made)):
+            room = self.rooms.restore(record)
+            room.history.extend(
+                (message.time, event_of(room.name, message)) for message in kept.messages.get(record.key, ())
+            )
+        self.rooms.shrink()
+
+    def _keep(self, room: ChatRoom) -> None:
+        """Keep a room as it is now."""
+        room.made = room.made or self.now()
+        room.is_kept = True
+        self.archive.keep(room.record)
+
+    def _forget(self, room: ChatRoom) -> None:
+        self.archive.forget(room.record)
 
     def _count_rooms(self) -> int:
         return sum(bool(room.members) for room in self.rooms)
@@ -242,6 +319,7 @@ class ChatCore:
         self._reserved = reserved_names(options["reserved"])
         self.rooms.reconfigure(options)
         self.congestion.rate = options["send-rate"]
+        self.archive.limit(store_limits(options))
         return True
 
     def enter(self, outlet: Outlet) -> Member:
@@ -285,9 +363,12 @@ class ChatCore:
         if not self._draining:
             self.delivery.send(_neighbours(rooms), Departed(member.name, reason))
 
-    def drain(self) -> None:
-        """Disconnect every member after a goodbye, and refuse new ones."""
+    def drain(self) -> Deferred[None]:
+        """Refuse new members and messages; keep and deliver what was sent; disconnect every member after a goodbye."""
         self._draining = True
+        return self.archive.close().addCallback(lambda _: self._say_goodbye())
+
+    def _say_goodbye(self) -> None:
         members = list(self._members)
         self.delivery.send([member.deliver for member in members], Stopping())
         # Even in the middle of a `with` block: what is delivered after `end` is lost.
@@ -350,6 +431,8 @@ class ChatCore:
             self.congestion.admit(room.members.keys(), room.name, member.name)
         room = self.rooms.open(text, member.peer)
         self.rooms.enter(room, member)
+        if not room.is_kept:
+            self._keep(room)
         self.delivery.send(room.everyone, Joined(room.name, member.name), member.deliver)
         return room
 
@@ -380,22 +463,32 @@ class ChatCore:
         if len(topic) > limit:
             raise ChatError(f"that topic has {len(topic)} characters; the limit is {limit}")
         self.congestion.admit(room.members.keys(), room.name, member.name, topic)
+        self.archive.check("the topic is unchanged")
         room.topic = topic
+        self._keep(room)
         self.delivery.send(room.everyone, Retitled(room.name, member.name, topic), member.deliver, len(topic))
 
     def say(self, member: Member, room: ChatRoom, text: str) -> None:
-        """Send a message to a room that the member is in."""
-        self._talk(member, room, Said(room.name, member.name, _visible(text)))
+        """Send a message to a room that the member is in. It is delivered when it is kept."""
+        self._talk(member, room, NewMessage(room.key, member.name, _visible(text)))
 
     def act(self, member: Member, room: ChatRoom, text: str) -> None:
-        """Send what the member does (`waves`) to a room that it is in."""
-        self._talk(member, room, Acted(room.name, member.name, _visible(text)))
+        """Send what the member does (`waves`) to a room that it is in. It is delivered when it is kept."""
+        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), acted=True))
 
-    def _talk(self, member: Member, room: ChatRoom, event: Said | Acted) -> None:
-        self.congestion.admit(room.members.keys(), room.name, member.name, event.text)
-        self._messages.inc()
-        room.history.append((self.context.reactor.seconds(), event))
-        self.delivery.send(room.everyone, event, member.deliver, len(event.text))
+    def _talk(self, member: Member, room: ChatRoom, new: NewMessage) -> None:
+        archive = self.archive
+        archive.check("not sent")
+        if self._draining:
+            raise ChatError("not sent: the server is stopping")
+        if archive.store.is_behind:
+            # It slows senders as a member that is behind does.
+            self.congestion.fell_behind(archive)
+            self.congestion.admit({archive}, new.text)
+        else:
+            self.congestion.caught_up(archive)
+        self.congestion.admit(room.members.keys(), room.name, member.name, new.text)
+        archive.append(member, room, new)
 
     def whisper(self, member: Member, receiver: Member, text: str) -> str:
         """Send a message to one member alone; return it as it was sent."""

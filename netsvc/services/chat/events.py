@@ -19,15 +19,19 @@ __all__ = [
     "Departed",
     "Displaced",
     "Event",
+    "Forgetting",
     "Joined",
     "Left",
     "Outlet",
     "Reason",
+    "Remembering",
     "Renamed",
     "Retitled",
     "Said",
     "Several",
     "Stopping",
+    "Turn",
+    "Unsent",
     "Whispered",
 ]
 
@@ -55,15 +59,43 @@ class Said(Event):
     room: str
     name: str
     text: str
+    #: Its id and time (seconds since 1970) in the store, and the key of the account of who sent it.
+    id: int = field(default=0, compare=False)
+    time: float = field(default=0.0, compare=False)
+    account: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Acted(Event):
-    """`name` did what `text` says (`waves`) in `room`."""
+    """`name` did what `text` says (`waves`) in `room`. The rest is as in `Said`."""
 
     room: str
     name: str
     text: str
+    id: int = field(default=0, compare=False)
+    time: float = field(default=0.0, compare=False)
+    account: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent(Event):
+    """The receiver's message `text` to `room` could not be kept, and was sent to no one."""
+
+    room: str
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting(Event):
+    """The chat cannot keep messages now, and refuses them."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remembering(Event):
+    """The chat can keep messages again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,18 +207,32 @@ class Outlet(Protocol):
 Audience = Iterable[Callable[[Event], None]]
 
 
+class Turn:
+    """The place of one event in the order of deliveries. It waits while it has no event."""
+
+    __slots__ = ("audience", "but", "characters", "event", "is_held")
+
+    def __init__(self, audience: Audience, event: Event | None, but: object, characters: int) -> None:
+        self.audience = audience
+        self.event = event
+        self.but = but
+        self.characters = characters
+        self.is_held = event is None
+
+
 class Delivery:
     """Delivers events, each to its audience. Any two receivers of the same two events get them in the same order.
 
     An event is delivered at once; within a `with` block, at its end or as soon as enough are collected. Consecutive
     events with the same audience are then delivered as one `Several`: a thousand receivers are called once, not once
-    for every line.
+    for every line. An event that is not certain yet has its place kept (`hold`), and later ones wait behind it.
     """
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._waiting: deque[tuple[Audience, Event, object]] = deque()
-        self._characters = 0
+        self._waiting: deque[Turn] = deque()
+        #: How many of them have their event, and the characters of these.
+        self._ready = self._characters = 0
         self._delivering = False
         self._blocks = 0
 
@@ -207,13 +253,35 @@ class Delivery:
 
         The audience must not change afterwards. `characters` is the length of the member's own text in the event.
         """
-        self._waiting.append((audience, event, but))
+        self._waiting.append(Turn(audience, event, but, characters))
+        self._collected(characters)
+
+    def hold(self) -> Turn:
+        """Keep the place of an event: what is sent from now on is delivered after `fill` or `drop`."""
+        slot = Turn((), None, None, 0)
+        self._waiting.append(slot)
+        return slot
+
+    def fill(self, slot: Turn, audience: Audience, event: Event, but: object = None, characters: int = 0) -> None:
+        """Deliver an event in its place; see `send`."""
+        slot.audience, slot.event, slot.but, slot.characters = audience, event, but, characters
+        slot.is_held = False
+        self._collected(characters)
+
+    def drop(self, slot: Turn) -> None:
+        """Give up a place."""
+        slot.is_held = False
+        if not self._blocks:
+            self.flush()
+
+    def _collected(self, characters: int) -> None:
+        self._ready += 1
         self._characters += characters
-        if not self._blocks or len(self._waiting) >= _MOST_EVENTS or self._characters >= _MOST_CHARACTERS:
+        if not self._blocks or self._ready >= _MOST_EVENTS or self._characters >= _MOST_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
-        """Deliver everything that waits.
+        """Deliver everything that waits, up to the first place that is held.
 
         A delivery may end its connection, which is another event. That one waits, or the receivers later in the line
         would get the two in the wrong order.
@@ -221,22 +289,35 @@ class Delivery:
         if self._delivering:
             return
         self._delivering = True
+        waiting = self._waiting
         try:
-            while self._waiting:
+            while waiting and not waiting[0].is_held:
                 self._deliver_next()
         finally:
             self._delivering = False
 
     def _deliver_next(self) -> None:
         waiting = self._waiting
-        audience, event, but = waiting.popleft()
-        if waiting and waiting[0][0] is audience and waiting[0][2] is but:
-            events = [event]
-            while waiting and waiting[0][0] is audience and waiting[0][2] is but:
-                events.append(waiting.popleft()[1])
+        slot = waiting.popleft()
+        audience, event, but, characters = slot.audience, slot.event, slot.but, slot.characters
+        if event is None:
+            return
+        events = [event]
+        while (
+            waiting
+            and (following := waiting[0]).event is not None
+            and following.audience is audience
+            and following.but is but
+            and len(events) < _MOST_EVENTS
+            and characters < _MOST_CHARACTERS
+        ):
+            events.append(following.event)
+            characters += following.characters
+            waiting.popleft()
+        self._ready -= len(events)
+        self._characters -= characters
+        if len(events) > 1:
             event = Several(tuple(events))
-        if not waiting:
-            self._characters = 0
         for deliver in audience:
             if deliver is not but:
                 try:

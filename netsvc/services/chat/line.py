@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.base.hosts import peer_key
+from netsvc.services.chat.archive import UnsettledError
 from netsvc.services.chat.commands import Conversation
 from netsvc.services.chat.congestion import CongestedError
 from netsvc.services.chat.core import ChatCore
@@ -158,11 +160,23 @@ class LineChat(Protocol):
             overflowed=self._overflowed,
         )
         self._conversation = Conversation(self._core, self, self._show)
+        #: Whether it waits for the store to open, or for the answer to a command: it processes no line meanwhile.
+        self._waiting = not self._core.archive.is_open
+        if self._waiting:
+            self._pause()
+        self._core.archive.when_open(self._begin)
+
+    def _begin(self) -> None:
+        if self._closing:
+            return
         try:
             self._conversation.begin()
         except ChatError as error:
             self._conversation.notice(str(error))
             self._close(unread=True)
+            return
+        if self._waiting:
+            self._answered(None)
 
     def deliver(self, event: Event) -> None:
         """Send the line of an event."""
@@ -213,7 +227,7 @@ class LineChat(Protocol):
     def _work(self) -> None:
         """Process lines until there are no more, or the member has to wait: to read, for its rate, for others."""
         with self._core.delivery:
-            while not self._closing:
+            while not self._closing and not self._waiting:
                 if self._line is None:
                     self._line = self._lines.take()
                 if self._line is None:
@@ -229,14 +243,28 @@ class LineChat(Protocol):
                         self._slow_down(wait)
                         return
                 try:
-                    self._line_received(self._line)
+                    answer = self._line_received(self._line)
                 except CongestedError as congested:
                     self._admitted = True
                     self._pause()
                     self._core.congestion.wait(self._go_on, congested.receivers)
                     return
+                except UnsettledError:
+                    self._admitted = True
+                    self._pause()
+                    self._core.archive.wait(self._conversation.member, self._go_on)
+                    return
                 self._line = None
                 self._admitted = False
+                if answer is not None and not answer.called:
+                    self._waiting = True
+                    self._pause()
+                    answer.addCallback(self._answered)
+
+    def _answered(self, _result: object) -> None:
+        self._waiting = False
+        if not self._closing and self._resuming is None:
+            self._work()
 
     def _fell_behind(self) -> None:
         if not self._closing:
@@ -252,7 +280,12 @@ class LineChat(Protocol):
 
     def _finished(self) -> None:
         if self._read_closed:
-            self.end()
+            member = self._conversation.member
+            if member.unsettled:
+                # It must hear of what cannot be kept.
+                self._core.archive.wait(member, self._go_on)
+            else:
+                self.end()
         elif self._paused:
             self._paused = False
             self.transport.resumeProducing()
@@ -285,21 +318,22 @@ class LineChat(Protocol):
         if self._resuming is None:
             self._work()
 
-    def _line_received(self, line: bytes | Literal[Overlong.OVERLONG]) -> None:
+    def _line_received(self, line: bytes | Literal[Overlong.OVERLONG]) -> Deferred[None] | None:
         if self._lines.ends_with_return:
             self._dialect.end_with_return()
         if line is OVERLONG:
             limit = self._options["line-bytes"]
             self._conversation.notice(f"line not sent: it is longer than {limit} bytes")
-            return
+            return None
         before = self._dialect.encoding
         text = self._dialect.read(line)
         now = self._dialect.encoding
         if now != before:
             self._conversation.notice(f"you write {now}; from now on you get {now}, too")
-        self._conversation.line_received(text)
+        answer = self._conversation.line_received(text)
         if self._conversation.over:
             self.end()
+        return answer
 
     def _show(self, lines: Iterable[str]) -> None:
         self._outbox.send(self._dialect.form.encode(lines))
