@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import free_port
+
 __all__ = ["Soak", "SoakError", "Vitals", "arguments", "judge"]
 
 _SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -44,7 +46,7 @@ MEMORY_SHARE, MEMORY_BYTES = 1.15, 8 * 1024 * 1024
 #: Calls that come and go by themselves: those that measure the event loop, or write a log.
 CALLS = 4
 
-_CONFIG = """drain = 2
+_CONFIG = """drain = 60
 access = "{directory}/access.log"
 [limits]
 sessionidle = 2
@@ -96,15 +98,6 @@ def judge(first: Vitals, last: Vitals) -> list[str]:
     return grown
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 class Soak:
     """One run. `say` is given a line for each thing that happens."""
 
@@ -113,7 +106,7 @@ class Soak:
         self._options = options
         self._directory = directory
         self._say = say
-        self._echo, self._chat, self._files = _free_ports(3)
+        self._echo, self._chat, self._files = (free_port() for _ in range(3))
         self._config = directory / "netsvc.toml"
         self._busy = asyncio.Event()
         self._reloads = 0
@@ -249,11 +242,11 @@ class Soak:
         self._busy.set()
         clients = [asyncio.create_task(self._client()) for _ in range(self._options.clients)]
         until = time.monotonic() + seconds
-        upgraded = not upgrade
+        upgraded, reloaded = not upgrade, False
         try:
-            while (left := until - time.monotonic()) > 0:
+            while (left := until - time.monotonic()) > 0 or not (upgraded and reloaded):
                 done, _ = await asyncio.wait(
-                    clients, timeout=min(left, max(1.0, seconds / 4)), return_when=asyncio.FIRST_COMPLETED
+                    clients, timeout=max(0.0, min(left, seconds / 4)), return_when=asyncio.FIRST_COMPLETED
                 )
                 for each in done:
                     each.result()
@@ -261,7 +254,8 @@ class Soak:
                     upgraded = True
                     await self._run("upgrade")
                     self.done["upgrades"] += 1
-                elif until > time.monotonic():
+                else:
+                    reloaded = True
                     self._reloads += 1
                     self._write_config()
                     await self._run("reload")
@@ -317,7 +311,8 @@ class Soak:
         # In the first round, everything is used for the first time; and who has taken over from another process has a
         # link to the one that stands in for it.
         firsts: dict[bool, Vitals] = {}
-        while time.monotonic() - began < seconds:
+        # However long a round has taken on a busy machine, there is one with an upgrade.
+        while time.monotonic() - began < seconds or True not in firsts:
             upgrade = bool(firsts) and time.monotonic() - began > seconds / 2
             await self._load(each, upgrade=upgrade)
             vitals = await self._quiet()

@@ -11,7 +11,7 @@ from typing import Any
 
 import _pytest.unittest
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,10 +30,11 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
 
-# A deadline is a timing assertion: what it says depends on who else uses the machine.
-settings.register_profile("quick", deadline=None, max_examples=20)
+# A deadline is a timing assertion, and so is the check that examples are made quickly: what they say depends on who
+# else uses the machine.
+settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20)
 #: For --hypothesis-profile.
-settings.register_profile("full", deadline=None, max_examples=60)
+settings.register_profile("full", settings.get_profile("quick"), max_examples=60)
 settings.load_profile("quick")
 
 

@@ -158,10 +158,10 @@ static void speak(int flight) {
 
 static void run(int flight, double length) {
     begin_phase(length);
-    while (now() < phase_deadline) {
+    do {
         if (waiting < flight) speak(flight);
         turn();
-    }
+    } while (now() < phase_deadline);
     while (waiting) turn();
 }
 

@@ -137,12 +137,12 @@ static void receive(struct slot *slot) {
     }
 }
 
-static void run(struct slot *slots, int count, double time) {
+static void run(struct slot *slots, int count, int others, double time) {
     static struct epoll_event events[64];
     begin_phase(time);
     background_bytes = 0;
     for (int place = 0; place < count; place++) begin(&slots[place]);
-    while (active) {
+    while (active || (others && !background_bytes)) {
         uint64_t since = now();
         int ready = epoll_wait(poller, events, 64, 0);
         if (ready == 0) found_nothing(since);
@@ -180,10 +180,10 @@ int main(int argc, char **argv) {
     begin_phase(0);
     for (int place = count; place < count + others; place++) begin(&slots[place]);
     checking = 1;
-    run(slots, count, warm_up);
+    run(slots, count, others, warm_up);
     checking = 0;
     wait_for_harness();
-    run(slots, count, seconds);
+    run(slots, count, others, seconds);
     char more[64];
     snprintf(more, sizeof more, ", \"background_bytes\": %llu", (unsigned long long)background_bytes);
     report(more);

@@ -41,7 +41,9 @@ def run_with_reload(words: Sequence[str]) -> int:
     except ImportError:
         raise StartError("--reload-on-change needs watchfiles; install it: pip install 'netsvc[reload]'") from None
 
-    child = subprocess.Popen([sys.executable, "-m", "netsvc", "run", *words])
+    # Python takes a file that was changed twice in a second, and has the same size, for the one that it has cached.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    child = subprocess.Popen([sys.executable, "-m", "netsvc", "run", *words], env=environment)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         # A terminal sends Ctrl-C to both.
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else lambda got, _: child.send_signal(got))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sys
@@ -57,7 +58,7 @@ def activated(
     cwd: Path | None = None,
 ) -> Server:
     """Start `twistd -n netsvc ARGUMENTS…` with named sockets; `before` are options of twistd itself."""
-    high = [os.dup2(each.fileno(), _HIGH + place) for place, (_, each) in enumerate(passed)]
+    high = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD, _HIGH) for _, each in passed]
     command = [sys.executable, "-c", _AS_SYSTEMD, ",".join(map(str, high)), TWISTD, "-n", "--pidfile=", *before]
     listen = {"LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": ":".join(name for name, _ in passed)}
     try:

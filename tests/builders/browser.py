@@ -83,6 +83,13 @@ class Browser:
             assert time.monotonic() < deadline, what or "it did not come"
             time.sleep(0.05)
 
+    def take_time(self) -> None:
+        """Keep what the page shows for some seconds, such as the question after a first press, until it is answered."""
+        self.script(
+            "const start = window.setTimeout; window.setTimeout = (call, time, ...words) =>"
+            " start(call, time >= 4000 && call.name !== 'connect' ? 3_600_000 : time, ...words)"
+        )
+
     def complaints(self) -> list[str]:
         """What the console has had to say since."""
         return [str(entry["message"]) for entry in self.driver.get_log("browser")]

@@ -21,7 +21,7 @@ from types import TracebackType
 from tests.builders.certificates import write_certificate
 
 #: Seconds; no test waits for it unless something is broken.
-PATIENCE = 10.0
+PATIENCE = 60.0
 NETSVC = [sys.executable, "-m", "netsvc"]
 
 

@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 
 
 #: Seconds after which a client that gets nothing fails its test.
-PATIENCE = 20
+PATIENCE = 60
 
 
 class Server:

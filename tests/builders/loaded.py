@@ -13,7 +13,7 @@ CONNECTIONS, DATAGRAMS = 200, 1000
 #: UDP sockets that they come from: each is a peer.
 PEERS = 20
 #: Seconds for an answer to come on a loaded machine.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Load:

@@ -30,7 +30,7 @@ from netsvc.plan.status import (
 #: The abstract name of a process.
 pid_name = abstract_pid_name
 #: Seconds that no test waits for unless something is broken.
-PATIENCE = 10.0
+PATIENCE = 60.0
 #: No process has such numbers, and no other run of tests on this machine: a pid has at most 22 bits.
 _numbers = count(1_000_000_000 + os.getpid() * 1000)
 

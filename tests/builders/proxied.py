@@ -23,7 +23,7 @@ from netsvc.plan.address import parse_address
 from tests.builders.turned import shut
 
 #: Seconds that something may take before the test gives up.
-PATIENCE = 10.0
+PATIENCE = 60.0
 #: Turns after which what has not happened will not.
 STILL = 30
 

@@ -29,7 +29,7 @@ from netsvc.server.server import Server
 from netsvc.service import Service
 
 #: Seconds that anything may take that does happen.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 #: What most plans here use.

@@ -39,6 +39,7 @@ class Who(Protocol):
             self.transport.write(type(reactor).__name__.encode())
             return
         elif data == b"block":
+            print("blocks", flush=True)
             while True:
                 signal.pause()
         self.transport.write(b"%d" % os.getpid())

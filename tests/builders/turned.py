@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from netsvc.reactor.epoll import NetsvcReactor
 
 #: Seconds that the peer of a test waits for what must come.
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 class Counting:

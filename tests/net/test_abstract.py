@@ -18,6 +18,7 @@ from netsvc.listen.opening import listen
 from netsvc.listen.port import OpenPort
 from netsvc.listen.sockets import is_bound_to
 from netsvc.plan.address import bound_path, parse_address, parse_server, resolve_address, written_path
+from tests.builders.processes import PATIENCE
 
 NAME = f"netsvc-test-{os.getpid()}"
 
@@ -74,7 +75,7 @@ def test_datagrams_are_served_at_a_name_without_a_file(tmp_path: Path, monkeypat
         port.sessions = Guard(port.reactor).sessions("x udp")
         assert made.place() == f"@{NAME}" and made.files() == [] and os.listdir(tmp_path) == []
         client.bind(f"\0{NAME}-client")
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.sendto(b"hello", f"\0{NAME}")
         port.doRead()
         assert client.recv(100) == b"hello"

@@ -16,6 +16,7 @@ from twisted.python.systemd import ListenFDs
 from netsvc.plan.address import parse_address
 from netsvc.plan.plan import AdminUse, Plan
 from tests.builders.http import request
+from tests.builders.processes import PATIENCE
 from tests.builders.reloaded import ONE, RunningServer, plan, world
 
 TCP = "one tcp 127.0.0.1:0"
@@ -136,7 +137,7 @@ def test_a_socket_file_stays_where_its_socket_goes_on(tmp_path: Path) -> None:
     def status(word: str | None = None) -> str:
         client = socket.socket(socket.AF_UNIX)
         made.clients.append(client)
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.connect(str(path))
         return ask(made, 0, word, client)
 

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory
 from netsvc.guard import Guard
 from netsvc.plan.status import ConnectionQuery
 from tests.builders.accounted import TCP, UDP, Accounts, accounts
+from tests.builders.processes import PATIENCE
 from tests.builders.reloaded import ONE, TWO, RunningServer, plan, world
 from tests.conftest import LoggedErrors
 
@@ -36,7 +37,7 @@ def test_a_connection_that_has_ended_is_gone_without_a_garbage_collection(
     path = str(tmp_path / "s")
     with accounts(f"one tcp unix:{path}" if unix else TCP, **limits) as made:
         client = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         client.connect(path if unix else ("127.0.0.1", made.world.port()))
         made.world.receive(client)
         [connection] = made.world.host.guard.live

@@ -27,7 +27,7 @@ from tests.builders.chat import said, shown
 from tests.builders.facts import states
 
 #: Seconds after which a test that waits has failed.
-PATIENCE = 20
+PATIENCE = 60
 #: What everybody is sent when the service stops.
 GOODBYE = shown(Stopping())
 

@@ -21,6 +21,7 @@ from netsvc.guard import Guard
 from netsvc.services.echo import Echo, service
 from tests.builders.bench import bind, build, connect
 from tests.builders.loopback import converse, reactor, turn
+from tests.builders.processes import PATIENCE
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -215,7 +216,7 @@ def test_a_real_client_that_does_not_read_is_held_back_and_then_gets_every_byte(
         nonlocal peak
         peak = max(peak, listening.buffered())
 
-    with socket.create_connection(listening.address, timeout=30) as client:
+    with socket.create_connection(listening.address, timeout=PATIENCE) as client:
         sent, _ = yield converse(client, data, read=False, watch=watch)
         assert 0 < sent < len(data)
         # How much was taken when nothing moved any more is the kernel's affair; that it has an end is ours.
@@ -229,7 +230,7 @@ def test_a_real_client_that_does_not_read_is_held_back_and_then_gets_every_byte(
 @pytest_twisted.inlineCallbacks
 def test_a_real_client_that_half_closes_at_once_gets_everything() -> Any:
     listening = OpenPort()
-    with socket.create_connection(listening.address, timeout=30) as client:
+    with socket.create_connection(listening.address, timeout=PATIENCE) as client:
         _, received = yield converse(client, SAMPLE * 4000, half_close=True)
     assert received == SAMPLE * 4000
     yield listening.close()
@@ -238,7 +239,7 @@ def test_a_real_client_that_half_closes_at_once_gets_everything() -> Any:
 @pytest_twisted.inlineCallbacks
 def test_a_real_client_that_resets_leaves_nothing_behind() -> Any:
     listening = OpenPort()
-    client = socket.create_connection(listening.address, timeout=30)
+    client = socket.create_connection(listening.address, timeout=PATIENCE)
     yield converse(client, bytes(8 * MIB), read=False)
     # Unread answers make this a reset.
     client.close()

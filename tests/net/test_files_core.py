@@ -375,7 +375,7 @@ def test_an_access_line_shows_a_name_that_no_terminal_obeys_and_no_format_reads(
     assert (event["seconds"], event["result"]) == (1.25, "sent")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass"))))
 def test_any_bytes_open_a_file_of_the_root_or_are_refused(root: Path, name: bytes) -> None:
     core = started(root)

@@ -15,6 +15,7 @@ from netsvc.listen.port import OpenPort
 from netsvc.listen.sockets import join_group
 from netsvc.plan.address import parse_address
 from netsvc.workers.group import open_group
+from tests.builders.processes import PATIENCE
 
 
 class Echo(DatagramProtocol):
@@ -54,7 +55,7 @@ def sender() -> Iterator[socket.socket]:
     """Make a socket that sends to groups at the loopback interface."""
     with socket.socket(type=socket.SOCK_DGRAM) as made:
         made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
-        made.settimeout(10)
+        made.settimeout(PATIENCE)
         yield made
 
 

@@ -32,7 +32,7 @@ from tests.builders.loopback import reactor
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 
 #: Seconds that one step of a real connection may take on a loaded machine.
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Client(Recorder):

@@ -23,6 +23,7 @@ from netsvc.listen.opening import ListenError, check_address
 from netsvc.listen.proxy import LATE, MALFORMED, UNTRUSTED, ProxyFactory
 from netsvc.plan.address import Proxy, parse_address
 from netsvc.reactor.epoll import NetsvcReactor
+from tests.builders.processes import PATIENCE
 from tests.builders.proxied import LOOPBACK, TCP4, V6, Inner, Inners, Served, on_reactor, v2
 
 served = pytest.fixture(params=[EPollReactor, NetsvcReactor])(on_reactor)
@@ -195,7 +196,7 @@ def test_a_connection_without_a_header_is_ended_and_told_nothing(served: Served,
     served.listen(LOOPBACK)
     client = served.connect()
     client.setblocking(True)
-    client.settimeout(5)
+    client.settimeout(PATIENCE)
     client.send(data)
     client.setblocking(False)
     assert served.read(client) in (b"", b"<reset>")

@@ -17,6 +17,7 @@ from netsvc.listen.port import adopt
 from netsvc.listen.sockets import bind
 from netsvc.plan.address import parse_address
 from netsvc.reactor.datagrams import ONE_COUNTED
+from tests.builders.processes import PATIENCE
 
 
 class Conversing(DatagramProtocol):
@@ -69,7 +70,7 @@ class Asked:
         self.port.sessions = self.sessions = self.guard.sessions("x udp", verified=True)
         self.client = socket.socket(type=socket.SOCK_DGRAM)
         self.client.bind(("127.0.0.1", 0))
-        self.client.settimeout(10)
+        self.client.settimeout(PATIENCE)
 
     def ask(self, host: str = "127.0.0.1") -> tuple[bytes, tuple[str, int]]:
         self.client.sendto(b"hello", (host, self.port.getHost().port))

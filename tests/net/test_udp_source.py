@@ -16,6 +16,7 @@ from netsvc.listen.port import adopt
 from netsvc.listen.sockets import bind
 from netsvc.plan.address import parse_address
 from netsvc.reactor.pktinfo import find_info, is_default_source, join_controls, source_of
+from tests.builders.processes import PATIENCE
 
 #: Every address of 127.0.0.0/8 is the loopback's; for a peer at 127.0.0.1 the system answers from 127.0.0.1.
 OTHERS = ("127.0.0.2", "127.0.0.3")
@@ -55,7 +56,7 @@ def bound(address: str, *, limited: bool = True) -> Iterator[Any]:
 def client() -> Iterator[socket.socket]:
     with socket.socket(type=socket.SOCK_DGRAM) as made:
         made.bind(("127.0.0.1", 0))
-        made.settimeout(10)
+        made.settimeout(PATIENCE)
         yield made
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.processes import TWISTD, Server
+from tests.builders.processes import PATIENCE, TWISTD, Server
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def listens(server: Server) -> list[str]:
 def test_without_ipv6_a_bare_port_and_localhost_are_ipv4(workers: str) -> None:
     tried = subprocess.run(
         [*FILTERED, sys.executable, "-c", "import socket; socket.socket(socket.AF_INET6)"],
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     if "Address family not supported" not in tried.stderr:
         pytest.skip(f"system calls cannot be filtered here: {tried.stderr.splitlines()[-1:]}")
@@ -63,7 +63,7 @@ def test_a_name_is_served_and_reported_at_each_of_its_addresses(tmp_path: Path, 
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost several\n::1 localhost several\n127.0.0.2 several\n192.0.2.1 several\n")
     inside = ["unshare", "--mount", "--map-root-user", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"']
-    tried = subprocess.run([*inside, hosts, "true"], capture_output=True, text=True, check=False, timeout=30)
+    tried = subprocess.run([*inside, hosts, "true"], capture_output=True, text=True, check=False, timeout=PATIENCE)
     if tried.returncode:
         pytest.skip(f"/etc/hosts cannot be replaced here: {tried.stderr}")
     arguments = ("--tcp", "localhost:0", "--udp", "several:0", "--workers", workers)

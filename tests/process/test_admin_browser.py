@@ -60,6 +60,7 @@ def visit(browser: Browser, server: Server) -> str:
     browser.complaints()
     browser.driver.get(url)
     browser.until(lambda: browser.text("#link") == "live", "it does not live")
+    browser.take_time()
     return url
 
 
@@ -201,7 +202,7 @@ def test_what_really_happens_is_shown_and_done(
     words = (
         *("--tcp", "guard:perip=3:127.0.0.1:0", "--udp", "127.0.0.1:0"),
         *("--echo-tcp", "unix:stream", "--echo-udp", "unixgram:datagrams"),
-        *("--files", "127.0.0.1:0", "--files-root", "root", "--drain", "2", *chat, *workers),
+        *("--files", "127.0.0.1:0", "--files-root", "root", "--drain", "600", *chat, *workers),
     )
     with (
         serving(tmp_path, *words) as server,
@@ -281,6 +282,8 @@ def test_what_really_happens_is_shown_and_done(
         status, line = ready(server)
         assert status == 503
         assert "drain" in line
+        # They have kept it from ending.
+        clients.close()
         browser.until(lambda: browser.text("#link") == "connection lost, trying again", "it seems to be there")
         assert browser.all("body.stale")
         assert server.wait() in (0, -signal.SIGTERM)

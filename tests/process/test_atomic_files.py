@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from netsvc.base.files import write_atomic
+from tests.builders.processes import PATIENCE
 
 
 def names(directory: Path) -> list[str]:
@@ -106,7 +107,7 @@ def test_on_a_full_disk_what_was_there_stays(tmp_path: Path) -> None:
         ["unshare", "--mount", "--map-root-user", "sh", "-c", mounting],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -23,13 +24,15 @@ from benchmarks.generators import SOURCES, compiled, compiler, generate
 from benchmarks.process import Running, free_port
 from benchmarks.results import Results
 from benchmarks.servers import CHAT, DATAGRAM, FILES, NETSVC, STREAM, Server, Site, start
+from tests.builders.processes import PATIENCE
+from tests.builders.several import until_gone
 
 #: Real processes, many of them.
 pytestmark = pytest.mark.slow
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 
-CORES = [0]
+CORES = [min(os.sched_getaffinity(0))]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +72,7 @@ def load(name: str, port: int, *words: str, phases: int = 1, before: Callable[[]
     reports: list[Any] = []
     generate(
         name,
-        ("--port", str(port), *words),
+        ("--port", str(port), *words, "--patience", "60"),
         cores=CORES,
         seconds=0.02,
         warm_up=0.01,
@@ -96,7 +99,7 @@ def answering(answer: bytes | None) -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
@@ -105,7 +108,7 @@ def answering(answer: bytes | None) -> Iterator[int]:
 def test_every_program_compiles_without_a_warning(source: str, tmp_path: Path) -> None:
     command = [compiler() or "", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror"]
     ended = subprocess.run(
-        [*command, "-fsyntax-only", str(SOURCES / f"{source}.c")], capture_output=True, text=True, timeout=60
+        [*command, "-fsyntax-only", str(SOURCES / f"{source}.c")], capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr
 
@@ -255,7 +258,7 @@ def test_a_peer_starts_with_its_configuration_and_ends(server: Server) -> None:
         with running(server, directory) as (up, _):
             pids = up.tree()
             assert up.cpu() > 0 and up.memory() > 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    until_gone(pids)
 
 
 @needs_compiler

@@ -22,6 +22,7 @@ from netsvc.config.discovery import Catalogue, FoundService, discover
 from netsvc.interfaces import INetworkService
 from netsvc.service import Service
 from tests.builders.facts import states
+from tests.builders.processes import PATIENCE
 from tests.builders.site import SERVICE, Place, forget, new_place
 from tests.conftest import LoggedErrors
 
@@ -341,7 +342,7 @@ def run_python(code: str, *path: str) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(Path(__file__).parents[2])])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     return ended.returncode, ended.stderr

@@ -90,7 +90,7 @@ def test_of_one_peer_only_so_many_are_served(public: Path) -> None:
 def test_a_download_that_is_under_way_is_drained_and_still_logged(public: Path, tmp_path: Path) -> None:
     access = tmp_path / "access.log"
     words = web(public)[1]
-    with Server.twistd(*embed(f"{words} --logfile {access}")) as server:
+    with Server.twistd("--drain", "600", *embed(f"{words} --logfile {access}")) as server:
         with connect(server.port("web")) as connection:
             connection.sendall(b"GET /big HTTP/1.0\r\n\r\n")
             head = read_exactly(connection, 1000)

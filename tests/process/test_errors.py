@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from netsvc.base.errors import PluginError, StartError, UserError
+from tests.builders.processes import PATIENCE
 
 
 def test_a_mistake_error_is_a_line_for_each_mistake() -> None:
@@ -31,7 +32,7 @@ def test_a_mistake_stays_one_printable_line_whatever_it_quotes() -> None:
 
 def test_a_start_error_ends_the_process_with_its_lines_on_stderr_and_status_1() -> None:
     code = r"from netsvc.base.errors import StartError; raise StartError('port 1 is in use\nno such root')"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 1
     assert ended.stderr == "netsvc: port 1 is in use\nnetsvc: no such root\n"
     assert ended.stdout == ""

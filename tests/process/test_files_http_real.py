@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.builders.certificates import write_certificate
-from tests.builders.processes import TWISTD, Server, free_port, run
+from tests.builders.processes import PATIENCE, TWISTD, Server, free_port, run
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
 
 def test_a_connection_serves_whole_files_ranges_and_what_has_not_changed(site: Site, root: Path) -> None:
     content = (root / "big").read_bytes()
-    client = http.client.HTTPConnection("127.0.0.1", site.plain, timeout=20)
+    client = http.client.HTTPConnection("127.0.0.1", site.plain, timeout=PATIENCE)
     client.request("GET", "/big")
     reply = client.getresponse()
     assert reply.read() == content
@@ -63,7 +63,7 @@ def test_a_connection_serves_whole_files_ranges_and_what_has_not_changed(site: S
 
 
 def test_pipelined_requests_and_a_half_close_get_every_answer(site: Site, root: Path) -> None:
-    with socket.create_connection(("127.0.0.1", site.plain), 20) as client:
+    with socket.create_connection(("127.0.0.1", site.plain), PATIENCE) as client:
         client.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
         client.shutdown(socket.SHUT_WR)
         received = 0

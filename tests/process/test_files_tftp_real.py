@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.files import pattern
-from tests.builders.processes import TWISTD, Server
+from tests.builders.processes import PATIENCE, TWISTD, Server
 
 pytestmark = pytest.mark.slow
 
@@ -46,5 +46,5 @@ def test_a_client_gets_a_file(port: int, tmp_path: Path, command: str) -> None:
     if shutil.which(words[0]) is None:
         pytest.skip(f"no {words[0]} here")
     words = ["blksize 1428" if word == "blksize=1428" else word for word in words]
-    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
     assert (tmp_path / "got").read_bytes() == CONTENT

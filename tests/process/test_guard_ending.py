@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,21 @@ def connect(port: int, certificate: Path) -> ssl.SSLSocket:
     return context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False)
 
 
-@pytest.mark.parametrize(("service", "label"), [("tcp", "echo tcp"), ("reply", "reply tcp"), ("chat", "chat line")])
-def test_a_limit_ends_a_connection_with_the_farewell_of_tls(tmp_path: Path, service: str, label: str) -> None:
+def test_a_limit_ends_a_connection_with_the_farewell_of_tls(tmp_path: Path) -> None:
     key, pem = write_certificate(tmp_path, "localhost")
     place = f"tls:0:cert={pem}:key={key}:interface=127.0.0.1"
-    with Server.twistd(f"--{service}", f"guard:life=0.5:{place}") as server:
-        with connect(server.port(label), pem) as client:
+    # Long enough for the handshakes, and what is said after them.
+    words = [word for service in ("tcp", "reply", "chat") for word in (f"--{service}", f"guard:life=5:{place}")]
+    with Server.twistd(*words) as server, ExitStack() as stack:
+        labels = ("echo tcp", "reply tcp", "chat line")
+        clients = [stack.enter_context(connect(server.port(label), pem)) for label in labels]
+        for client in clients:
             client.sendall(b"hello\n")
+        for client in clients:
             while client.recv(1000):
                 pass
-        server.wait_for("limit life ended")
+        for _ in clients:
+            server.wait_for("reason=limit limit=life$")
 
 
 def test_a_drain_closes_an_idle_echo_over_tls_in_order(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from typing import Any, cast
 import pytest
 from twisted.internet.defer import Deferred
 
+from netsvc.cli.processes import ask, by_config
+from netsvc.control.protocol import read_statuses
 from netsvc.plan.answer import Answer
 from netsvc.plan.plan import AdminUse, Plan
 from netsvc.server import server as server_module
@@ -22,8 +24,10 @@ from netsvc.server.difference import as_started, compare, describe_changes
 from netsvc.server.drain_report import MOST_LINES
 from tests.builders.facts import lacks, states
 from tests.builders.logs import Lines, collected
+from tests.builders.looks import connected
 from tests.builders.processes import PATIENCE, ROOT, TWISTD, Server, connect, read_all
 from tests.builders.reloaded import ONE, TWO, plan, world
+from tests.builders.several import until
 from tests.builders.workers import FakeWorkers
 from tests.conftest import LoggedErrors
 
@@ -270,6 +274,12 @@ def drain_by_command(server: Server, config: Path) -> subprocess.Popen[str]:
     )
 
 
+def opened(config: Path) -> int:
+    """Ask how many connections are open."""
+    processes, _ = read_statuses(ask(by_config(str(config)), "status {}"))
+    return sum(process.open for process in processes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_command_prints_the_report_and_each_service_had_its_time(workers: int, tmp_path: Path) -> None:
@@ -286,6 +296,7 @@ def test_the_command_prints_the_report_and_each_service_had_its_time(workers: in
             # So that whoever takes them has taken them.
             echo.sendall(b"x")
             assert echo.recv(1) == b"x"
+            until(lambda: opened(config) == 2)
             address = "{}:{}".format(*echo.getsockname())
             draining = drain_by_command(server, config)
             assert read_all(echo) == b""
@@ -302,9 +313,6 @@ def test_the_command_prints_the_report_and_each_service_had_its_time(workers: in
 
 @pytest.mark.slow
 def test_one_who_asks_and_reads_no_answer_keeps_nobody(tmp_path: Path) -> None:
-    from netsvc.cli.processes import by_config
-    from tests.builders.looks import connected
-
     config = tmp_path / "netsvc.toml"
     config.write_text("[services.echo]\ntcp = '127.0.0.1:0'\n")
     server = Server([TWISTD, "-n", "--pidfile=", "netsvc", "--config", str(config)])

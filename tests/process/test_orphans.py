@@ -40,7 +40,7 @@ def descriptors(server: Server) -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the descriptors of a process are read from /proc")
 def test_they_keep_their_places_until_they_are_reset(tmp_path: Path) -> None:
     (tmp_path / "mid.bin").write_bytes(bytes(SIZE))
-    limits = ("--limit", f"perip={PLACES}", "--limit", "idle=4")
+    limits = ("--limit", f"perip={PLACES}", "--limit", "idle=12")
     server = Server.twistd("--files", "127.0.0.1:0", "--files-root", str(tmp_path), *limits)
     clients = []
     try:

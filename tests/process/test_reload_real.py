@@ -181,18 +181,28 @@ def test_a_file_that_is_wrong_changes_nothing_and_every_mistake_is_on_stderr(tmp
 
 def test_a_listener_that_goes_drains_and_the_others_go_on(tmp_path: Path) -> None:
     reply = free_port()
-    configured = Configured(tmp_path, reply=f"127.0.0.1:{reply}", drain=0.5)
-    with configured.start() as server, connect(configured.port) as kept, connect(reply) as gone:
-        gone.sendall(b"x")
-        assert gone.recv(100) == b"hello"
-        del configured.values["reply"]
-        configured.write()
-        assert counted(configured.reload()) == {"kept": 2, "closed": 1}
-        with pytest.raises(ConnectionRefusedError):
-            connect(reply)
-        gone.sendall(b"x")
-        assert gone.recv(100) == b"hello"
-        assert read_all(gone) == b""
+    configured = Configured(tmp_path, reply=f"127.0.0.1:{reply}", drain=3600)
+    with configured.start() as server, connect(configured.port) as kept:
+        with connect(reply) as gone:
+            gone.sendall(b"x")
+            assert gone.recv(100) == b"hello"
+            del configured.values["reply"]
+            configured.write()
+            assert counted(configured.reload()) == {"kept": 2, "closed": 1}
+            with pytest.raises(ConnectionRefusedError):
+                connect(reply)
+            gone.sendall(b"x")
+            assert gone.recv(100) == b"hello"
+        server.wait_for("drained: 1 connection ended by itself")
+        configured.write(reply=f"127.0.0.1:{reply}", drain=0.5)
+        configured.reload()
+        with connect(reply) as gone:
+            gone.sendall(b"x")
+            assert gone.recv(100) == b"hello"
+            del configured.values["reply"]
+            configured.write()
+            configured.reload()
+            assert read_all(gone) == b""
         server.wait_for("drained: 0 connections ended by themselves; closed at the end of 0.5 s: 1 reply tcp")
         kept.sendall(b"ping")
         assert kept.recv(100) == b"ping"
@@ -202,7 +212,8 @@ def test_an_old_worker_serves_its_connections_to_their_end_and_drains_with_the_r
     configured = Configured(tmp_path, workers=2, reply="127.0.0.1:0", drain=0.5)
     with configured.start() as server:
         old = children(server.process.pid)
-        streams = [connect(configured.port) for _ in range(10)]
+        # So many that each worker has some.
+        streams = [connect(configured.port) for _ in range(40)]
         reply = connect(server.port("reply tcp"))
         for stream in streams:
             stream.sendall(b"ping")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -124,7 +125,7 @@ def test_systemd_hands_over_streams_and_datagrams_to_all_workers(place: Path) ->
         (place / "sock").chmod(0o640)
         for bound in (stream, unix):
             bound.listen()
-        high = [os.dup2(each.fileno(), 40 + number) for number, each in enumerate((stream, datagram, unix))]
+        high = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD, 40) for each in (stream, datagram, unix)]
         command = [sys.executable, "-c", _AS_SYSTEMD, ",".join(map(str, high)), TWISTD, "-n", "--pidfile=", "netsvc"]
         command += ["--workers", "2", "--who", "haproxy:systemd:domain=INET:index=0"]
         command += ["--who-udp", "systemd:domain=INET:name=datagrams", "--who", "systemd:domain=UNIX:name=unix"]

@@ -24,7 +24,7 @@ from netsvc.plan.plan import Plan
 from netsvc.server.instances import examine, service_directory
 from tests.builders.fake_server import FakeServer
 from tests.builders.logs import Lines, collected
-from tests.builders.processes import ROOT, TWISTD, Server
+from tests.builders.processes import PATIENCE, ROOT, TWISTD, Server
 from tests.builders.reloaded import ONE, plan, world
 
 lines = pytest.fixture(collected, name="lines")
@@ -215,9 +215,13 @@ def test_a_full_disk_is_a_warning_and_changes_nothing(tmp_path: Path) -> None:
         assert sorted(os.listdir(seen)) == ["ballast"]
         reload = [sys.executable, "-m", "netsvc", "reload", "--config", str(config)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        assert subprocess.run(reload, env=environment, timeout=30, capture_output=True, check=False).returncode == 0
+        assert (
+            subprocess.run(reload, env=environment, timeout=PATIENCE, capture_output=True, check=False).returncode == 0
+        )
         os.remove(seen / "ballast")
-        assert subprocess.run(reload, env=environment, timeout=30, capture_output=True, check=False).returncode == 0
+        assert (
+            subprocess.run(reload, env=environment, timeout=PATIENCE, capture_output=True, check=False).returncode == 0
+        )
         content = json.loads((seen / STATE_FILE).read_text())
         assert (content["state"], content["pid"]) == ("ready", server.process.pid)
         assert sorted(os.listdir(seen)) == [STATE_FILE]

@@ -29,7 +29,7 @@ import socket
 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
     for host in ("127.0.0.1", "::1"):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect((host, 9001))
             client.send(b"hello")
             print(client.recv(100).decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -103,7 +104,7 @@ def test_systemd_hands_over_streams_and_datagrams(tmp_path: Path) -> None:
         script = "import os, sys\nfor place, number in enumerate(sys.argv.pop(1).split(',')):\n"
         script += "    os.dup2(int(number), 3 + place)\n" + _AS_SYSTEMD
         numbers = [stream.fileno(), datagram.fileno(), unix.fileno()]
-        high = [os.dup2(number, 40 + place) for place, number in enumerate(numbers)]
+        high = [fcntl.fcntl(number, fcntl.F_DUPFD, 40) for number in numbers]
         command = [sys.executable, "-c", script, ",".join(map(str, high)), TWISTD, "-n", "--pidfile=", "netsvc"]
         command += ["--tcp", "systemd:domain=INET:index=0", "--udp", "systemd:domain=INET:name=datagrams"]
         command += ["--udp", "systemd:domain=UNIX:name=gram"]
@@ -165,17 +166,27 @@ def test_a_privileged_port_needs_root_and_uid_sheds_it() -> None:
             assert read_exactly(stream, 5) == b"hello"
 
 
-def test_a_terminated_server_drains_and_says_what_it_cut() -> None:
-    with Server.twistd("--tcp", "127.0.0.1:0", "--drain", "0.3") as server:
+def test_a_terminated_server_answers_while_it_drains() -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0", "--drain", "3600") as server:
         with connect(server.port("echo tcp")) as stream:
             stream.sendall(b"hello")
             assert read_exactly(stream, 5) == b"hello"
             server.process.send_signal(signal.SIGTERM)
             server.wait_for("draining: 1 connection")
-            # Repeats change nothing, and what is said while it drains is still answered.
+            # Repeats change nothing.
             server.process.send_signal(signal.SIGTERM)
             stream.sendall(b"world")
             assert read_exactly(stream, 5) == b"world"
+        assert server.wait() == -signal.SIGTERM
+        assert drained(server.log) == (1, {}, {})
+
+
+def test_a_terminated_server_says_what_it_cut() -> None:
+    with Server.twistd("--tcp", "127.0.0.1:0", "--drain", "0.3") as server:
+        with connect(server.port("echo tcp")) as stream:
+            stream.sendall(b"hello")
+            assert read_exactly(stream, 5) == b"hello"
+            server.process.send_signal(signal.SIGTERM)
             assert read_all(stream) == b""
         assert server.wait() == -signal.SIGTERM
         assert drained(server.log) == (0, {"echo tcp": 1}, {})

@@ -35,7 +35,7 @@ print(received, flush=True)
 
 
 def test_a_vanished_client_is_noticed_and_a_silent_one_is_kept() -> None:
-    tried = subprocess.run([*INSIDE, "true"], capture_output=True, text=True, check=False, timeout=30)
+    tried = subprocess.run([*INSIDE, "true"], capture_output=True, text=True, check=False, timeout=PATIENCE)
     if tried.returncode:
         pytest.skip(f"there are no network namespaces here: {tried.stderr}")
     arguments = ("--tcp", "127.0.0.1:9001", "--limit", "keepalive=1")
@@ -53,7 +53,7 @@ def test_a_vanished_client_is_noticed_and_a_silent_one_is_kept() -> None:
             clients.append(client)
             assert client.stdout is not None
             assert client.stdout.readline() == "connected\n"
-        subprocess.run([*inside, "ip", "address", "del", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=30)
+        subprocess.run([*inside, "ip", "address", "del", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=PATIENCE)
         found = server.wait_for(r"echo tcp (\S+):\d+ .* reason=(\w+)")
         assert found.groups() == (ADDRESS, "reset")
         for client, size in zip(clients[1:], (100_000, 0), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -49,7 +50,14 @@ def test_directories_of_named_files_are_watched(tmp_path: Path, monkeypatch: pyt
 def test_changed_code_is_served_and_broken_code_is_not(tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
     file, port = tmp_path / "my.py", free_port()
-    file.write_text(SERVED.format("one"))
+
+    def save(text: str) -> None:
+        """Save a file whole, as editors do, and always at the same time."""
+        (tmp_path / "new").write_text(text)
+        os.utime(tmp_path / "new", (1_000_000_000, 1_000_000_000))
+        (tmp_path / "new").replace(file)
+
+    save(SERVED.format("one"))
 
     def answer() -> bytes:
         with connect(port) as client:
@@ -59,13 +67,13 @@ def test_changed_code_is_served_and_broken_code_is_not(tmp_path: Path) -> None:
     with Server([sys.executable, "-m", "netsvc", "run", *words], cwd=tmp_path) as server:
         server.wait_for("ready$")
         assert answer() == b"one"
-        file.write_text(SERVED.format("two"))
+        save(SERVED.format("two"))
         # It always answers: the listener is not closed.
         until(lambda: answer() == b"two")
         server.wait_for("upgraded: ")
-        file.write_text("broken(")
+        save("broken(")
         server.wait_for("not upgraded: .*SyntaxError")
         assert answer() == b"two"
-        file.write_text(SERVED.format("three"))
+        save(SERVED.format("three"))
         until(lambda: answer() == b"three")
         assert server.stop(signal.SIGTERM) == 0

@@ -167,7 +167,7 @@ def test_a_connection_that_asks_for_nothing_logs_nothing(served: Served) -> None
     assert served.events == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=12), st.sampled_from([b"f", b"/", b"..", b"\n", b"\r", b"empty"]))))
 def test_any_bytes_in_any_pieces_get_a_file_or_nothing(served: Served, pieces: list[bytes]) -> None:
     transport = served.connect()

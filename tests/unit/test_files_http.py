@@ -242,7 +242,7 @@ def test_a_drain_ends_idle_connections_and_lets_downloads_end(site: FilesSite) -
     assert busy.gone
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     st.text(max_size=20), st.lists(st.tuples(st.sampled_from(["Range", "If-Range", "If-Match"]), st.text(max_size=30)))
 )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from netsvc.base.signals import TAKEN, Signals, _has_terminal, blocked, unblock
+from tests.builders.processes import PATIENCE
 
 NUMBERS = (*TAKEN, signal.SIGTERM)
 
@@ -113,7 +114,7 @@ def test_a_process_inherits_what_was_blocked_and_can_unblock_it() -> None:
         "process_signals.act_on(signal.SIGUSR2, lambda: print('acted'))"
     )
     with free(), blocked():
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "acted\n", "")
 
 
@@ -134,7 +135,7 @@ def test_importing_the_library_takes_no_signal() -> None:
         "print([signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)] "
         "== [signal.SIG_DFL] * 3)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.stdout, ended.stderr) == ("True\n", "")
 
 
