@@ -1,10 +1,13 @@
-"""Access records on their way to the log: limited in number, then collected and written together a moment later."""
+"""Access records on their way to the log: limited in number, then collected and written together a moment later.
+
+So are the lines of requests (`netsvc.base.requests`), which are events.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from threading import RLock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from twisted.logger import Logger
 
@@ -82,7 +85,11 @@ class RecordLimit:
             self._report()
 
 
-class AccessLog:
+#: What an `AccessLog` collects.
+Entry = TypeVar("Entry")
+
+
+class AccessLog(Generic[Entry]):
     """Collects records, formats them with `line`, and passes the lines to `write`, in order.
 
     Records wait for `LONGEST_WAIT` seconds, or until there are `MOST_GATHERED`: formatting many at a time is far
@@ -92,7 +99,7 @@ class AccessLog:
 
     def __init__(
         self,
-        line: Callable[[Record], str],
+        line: Callable[[Entry], str],
         write: Callable[[str], object],
         clock: Any,
         most: int = LONGEST_WRITE,
@@ -101,13 +108,13 @@ class AccessLog:
         self._write = write
         self._clock = clock
         self._most = most
-        self._records: list[Record] = []
+        self._records: list[Entry] = []
         self._waiting: Any = None
         # Reentrant: a signal handler may log in the middle of a flush.
         self._lock = RLock()
 
-    def record(self, record: Record) -> None:
-        """Add the record of a connection or session that has ended."""
+    def record(self, record: Entry) -> None:
+        """Add the record of a connection, session or request that has ended."""
         records = self._records
         # Atomic, whatever another thread does.
         records.append(record)

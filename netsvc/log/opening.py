@@ -14,6 +14,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPu
 from zope.interface import implementer
 
 from netsvc.base.errors import StartError
+from netsvc.base.requests import GATHERED
 from netsvc.base.signals import process_signals
 from netsvc.base.text import escape
 from netsvc.log import standard
@@ -31,23 +32,41 @@ _access_log = Logger(namespace=ACCESS_SOURCE)
 
 @implementer(ILogObserver)
 class Log:
-    """Writes each event to an output at once, after the access records that were collected before it."""
+    """Writes each event to an output at once, after the records and requests that were collected before it."""
 
     def __init__(self, lines: LogLines, output: Output) -> None:
         self.output = output
-        #: The access log that writes to the same output, if one does.
-        self.access: AccessLog | None = None
+        #: Collects what is written together. Without it, everything is written at once.
+        self.gathered: AccessLog[Record | LogEvent] | None = None
         self._lines = lines
+
+    def gather(self, reactor: Any) -> AccessLog[Record | LogEvent]:
+        """Begin to collect requests, and access records for the same output; `settle` ends it."""
+        self.gathered = AccessLog(self._line, self.output.write, reactor)
+        return self.gathered
+
+    def _line(self, entry: Record | LogEvent) -> str:
+        return self._lines.record(entry) if isinstance(entry, Record) else self._lines.event(entry) or ""
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event, if it has text."""
+        gathered = self.gathered
+        if gathered is not None and GATHERED in event:
+            gathered.record(event)
+            return
         if PRINTED in event and not isinstance(self.output, LogFile):
             return
         text = self._lines.event(event)
         if text:
-            if self.access is not None:
-                self.access.flush()
+            if gathered is not None:
+                gathered.flush()
             self.output.write(text)
+
+    def settle(self) -> None:
+        """Write what was collected, and everything else at once from now on."""
+        gathered, self.gathered = self.gathered, None
+        if gathered is not None:
+            gathered.close()
 
 
 @implementer(ILogObserver)
@@ -81,7 +100,7 @@ class OpenLog:
         self.observer: Log | None = None
         self._off = access == "off"
         self._access: Output | None = None
-        self._access_log: AccessLog | None = None
+        self._access_log: AccessLog[Record] | AccessLog[Record | LogEvent] | None = None
         self._limit: RecordLimit | None = None
         self._worker_records: _WorkerRecords | None = None
         # The user that the process will have changed to when it reopens a file, or is upgraded.
@@ -132,15 +151,15 @@ class OpenLog:
 
     def recorder(self, reactor: Any) -> Callable[[Record], None] | None:
         """Return the function that takes access records until the reactor has stopped; None if they are off."""
+        # By then all connections have ended, and were recorded.
+        reactor.addSystemEventTrigger("after", "shutdown", self._settle)
+        gathered = None if self.observer is None else self.observer.gather(reactor)
         if self._off:
             return None
         if self._access is not None:
-            self._access_log = AccessLog(self.lines.record, self._access.write, reactor)
-            if self.observer is not None and self.observer.output is self._access:
-                self.observer.access = self._access_log
+            is_same = self.observer is not None and self.observer.output is self._access
+            self._access_log = gathered if is_same else AccessLog(self.lines.record, self._access.write, reactor)
         self._limit = RecordLimit(log_record if self._access_log is None else self._access_log.record, reactor)
-        # By then all connections have ended, and were recorded.
-        reactor.addSystemEventTrigger("after", "shutdown", self._settle)
         return self._limit.record
 
     def _settle(self) -> None:
@@ -148,6 +167,8 @@ class OpenLog:
             self._limit.close()
         if self._access_log is not None:
             self._access_log.close()
+        if self.observer is not None:
+            self.observer.settle()
 
     def relay(self) -> None:
         """Take the access records of workers, until this is closed."""
@@ -157,9 +178,11 @@ class OpenLog:
 
     def reopen(self) -> None:
         """Reopen the files, after another program has moved them."""
+        # Earlier records belong to the old files.
         if self._access_log is not None:
-            # Earlier records belong to the old file.
             self._access_log.flush()
+        if self.observer is not None and self.observer.gathered is not None:
+            self.observer.gathered.flush()
         for output in self._outputs():
             if isinstance(output, LogFile):
                 output.reopen()

@@ -9,6 +9,7 @@ from twisted.logger import globalLogPublisher
 
 from netsvc.log.access import LONGEST_WAIT, LONGEST_WRITE, MOST_GATHERED, AccessLog, _joined, log_record
 from netsvc.log.formats import TextLines
+from netsvc.plan.record import Record
 from tests.builders.logs import Lines
 from tests.builders.recorded import DATAGRAMS, STREAM
 
@@ -19,7 +20,7 @@ class GatheredLog:
     def __init__(self, most: int = LONGEST_WRITE) -> None:
         self.clock = Clock()
         self.written: list[str] = []
-        self.log = AccessLog(lambda record: f"{record.service}\n", self.written.append, self.clock, most)
+        self.log: AccessLog[Record] = AccessLog(lambda record: f"{record.service}\n", self.written.append, self.clock, most)
 
     def record(self, *services: str) -> None:
         for service in services:

@@ -6,15 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from time import time
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.logger import LogLevel
 from twisted.python import usage
 
 from netsvc.base.errors import UserError
+from netsvc.base.requests import log_request
 from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
 from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
@@ -421,25 +420,10 @@ class FilesCore:
         shown = escape(name)
         more = f" ({' '.join(map(str, answer.values()))})" if answer else ""
         seconds = self.context.reactor.seconds() - started
-        log = self.context.log
-        # The event that `log.info` would make, which takes longer than sending a small file; so does filling in fields.
-        # They are for observers that read events rather than lines.
-        log.observer(
-            {
-                "log_logger": log,
-                "log_level": LogLevel.info,
-                "log_namespace": log.namespace,
-                "log_source": log.source,
-                "log_format": "{line}",
-                "log_time": time(),
-                "line": f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}{more}',
-                "peer": peer,
-                "name": shown,
-                "size": size,
-                "seconds": seconds,
-                "result": result,
-                **answer,
-            }
+        log_request(
+            self.context.log,
+            f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}{more}',
+            {"peer": peer, "name": shown, "size": size, "seconds": seconds, "result": result, **answer},
         )
 
     def _file_moved(self, file: OpenFile) -> None:
