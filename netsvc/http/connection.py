@@ -22,7 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from netsvc.http.request import Request, RequestError, RequestLimits, RequestParser
+from netsvc.base.text import peer_name
+from netsvc.http.request import KnownHeaders, Request, RequestError, RequestLimits, RequestParser
 
 #: Bytes that may wait behind a request that is being answered, before the client is not read any more.
 MOST_WAITING = 64 * 1024
@@ -58,12 +59,15 @@ class Exchange:
     """
 
     __slots__ = (
-        *("_ended", "_is_chunked", "connection", "keep_alive", "producer", "request", "sent", "status", "waiting"),
+        *("_ended", "_is_chunked", "connection", "keep_alive", "producer", "request", "sent", "started", "status"),
+        "waiting",
     )
 
-    def __init__(self, connection: HTTPConnection, request: Request) -> None:
+    def __init__(self, connection: HTTPConnection, request: Request, started: float) -> None:
         self.connection = connection
         self.request = request
+        #: When the request had arrived, by the clock of the factory.
+        self.started = started
         self.waiting = True
         #: The status of the answer, once it has begun, and the bytes of its content so far.
         self.status = 0
@@ -73,16 +77,22 @@ class Exchange:
         #: Told to pause while the client does not read; see `IPushProducer`.
         self.producer: Any = None
         self._is_chunked = False
-        self._ended: list[Callable[[], None]] = []
+        self._ended: tuple[Callable[[], None], ...] = ()
 
     @property
     def peer(self) -> Any:
         """The address of the client."""
         return self.connection.transport.getPeer()
 
+    @property
+    def peer_name(self) -> str:
+        """The address of the client as log lines have it."""
+        connection = self.connection
+        return connection.peer_name or connection.name_peer()
+
     def when_ended(self, call: Callable[[], None]) -> None:
         """Call a function when the answer is finished or the client is gone; see `waiting`."""
-        self._ended.append(call)
+        self._ended += (call,)
 
     def answer(self, status: int, body: bytes = b"", headers: bytes = b"") -> None:
         """Send a whole answer. `headers` are lines that end with CR LF. A part that was sent is cut off by a reset."""
@@ -91,11 +101,12 @@ class Exchange:
         if self.status:
             self.connection.abort()
             return
-        head = self._head(status, headers, len(body))
-        if self.request.method != b"HEAD":
+        if self.request.method == b"HEAD":
+            data = self._head(status, headers, len(body))
+        else:
             self.sent = len(body)
-            head += body
-        self.connection.transport.write(head)
+            data = self._head(status, headers, len(body), body)
+        self.connection.transport.write(data)
         self._finish()
 
     def start(self, status: int, headers: bytes = b"", length: int | None = None) -> None:
@@ -126,26 +137,31 @@ class Exchange:
                 self.connection.transport.write(b"0\r\n\r\n")
             self._finish()
 
-    def _head(self, status: int, headers: bytes, length: int | None) -> bytes:
+    def _head(self, status: int, headers: bytes, length: int | None, body: bytes = b"") -> bytes:
+        """Return the head of the answer, followed by `body`."""
         self.status = status
         request = self.request
+        factory = self.connection.factory
+        first = _first_lines(status, int(factory.now()))
         framing = b""
         if length is not None:
             # An answer without content has no length (RFC 9110, section 8.6).
             if status not in (204, 304):
+                if self.keep_alive and request.version == 11 and not factory.draining:
+                    # The usual case.
+                    return b"%bContent-Length: %d\r\n%b\r\n%b" % (first, length, headers, body)
                 framing = b"Content-Length: %d\r\n" % length
         elif request.version == 11:
             framing = b"Transfer-Encoding: chunked\r\n"
             self._is_chunked = request.method != b"HEAD"
         else:
             self.keep_alive = False
-        self.keep_alive = self.keep_alive and not self.connection.factory.draining
+        self.keep_alive = self.keep_alive and not factory.draining
         if not self.keep_alive:
             framing += b"Connection: close\r\n"
         elif request.version == 10:
             framing += b"Connection: keep-alive\r\n"
-        date = _date(int(self.connection.factory.now()))
-        return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], date, framing, headers)
+        return b"%b%b%b\r\n%b" % (first, framing, headers, body)
 
     def _finish(self) -> None:
         self.end()
@@ -156,14 +172,15 @@ class Exchange:
         self.waiting = False
         self.producer = None
         if self._ended:
-            ended, self._ended = self._ended, []
+            ended, self._ended = self._ended, ()
             for call in ended:
                 call()
 
 
-@lru_cache(maxsize=2)
-def _date(seconds: int) -> bytes:
-    return b"Date: %b\r\n" % formatdate(seconds, usegmt=True).encode("ascii")
+@lru_cache(maxsize=16)
+def _first_lines(status: int, seconds: int) -> bytes:
+    """Return the status line and the date of an answer."""
+    return b"%bDate: %b\r\n" % (_STATUS_LINES[status], formatdate(seconds, usegmt=True).encode("ascii"))
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:
@@ -190,6 +207,8 @@ class HTTPConnection(Protocol):
         self.exchange: Exchange | None = None
         #: When something is due, in seconds.
         self.deadline = inf
+        #: The client as log lines name it, once a line was written.
+        self.peer_name = ""
         self._parser: RequestParser
         self._unread = b""
         self._is_paused = False
@@ -209,10 +228,15 @@ class HTTPConnection(Protocol):
     def connectionMade(self) -> None:
         """Wait for a request."""
         factory = self.factory
-        self._parser = RequestParser(factory.limits, self._continue)
+        self._parser = RequestParser(factory.limits, self._continue, factory.known_headers)
         self.transport.registerProducer(self, True)
         factory.opened(self)
         self.deadline = factory.clock.seconds() + factory.times.request
+
+    def name_peer(self) -> str:
+        """Name the client: as long as the connection lasts it stays the same."""
+        self.peer_name = peer_name(self.transport.getPeer())
+        return self.peer_name
 
     def _continue(self) -> None:
         self.transport.write(_CONTINUE)
@@ -270,10 +294,11 @@ class HTTPConnection(Protocol):
 
     def _serve(self, request: Request) -> None:
         factory = self.factory
-        exchange = self.exchange = factory.exchange(self, request)
+        started = factory.clock.seconds()
+        exchange = self.exchange = factory.exchange(self, request, started)
         if self._client_done and not self._unread:
             exchange.keep_alive = False
-        self.deadline = factory.clock.seconds() + factory.times.answer
+        self.deadline = started + factory.times.answer
         try:
             factory.serve(exchange)
         except Exception:  # noqa: BLE001  (it ends one answer only)
@@ -282,7 +307,7 @@ class HTTPConnection(Protocol):
 
     def _refuse(self, error: RequestError) -> None:
         request = Request(b"", b"*", 11, [], keep_alive=False)
-        self.exchange = self.factory.exchange(self, request)
+        self.exchange = self.factory.exchange(self, request, self.factory.clock.seconds())
         self.factory.refuse(self.exchange, error)
 
     def lend_transport(self) -> Any:
@@ -425,6 +450,7 @@ class HTTPFactory:
         self.times = times or Times()
         #: Returns the time of day, for the header Date.
         self.now = now
+        self.known_headers = KnownHeaders()
         #: Whether each answer is the last one of its connection.
         self.draining = False
         self._most = most

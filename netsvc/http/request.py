@@ -8,7 +8,7 @@ of RFC 9112.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
@@ -26,6 +26,12 @@ from httptools import (
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\s\x00-\x1f\x7f:/?#@\[\]\\]*)(:[0-9]*)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 _HIGH = re.compile(rb"[\x80-\xff]")
+
+#: A request line without anything that would have to be interpreted: by its characters (RFC 3986, section 3.3, and the
+#: query), and the methods that have no body.
+_PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*) HTTP/1\.1\r\n")
+#: Headers of `KnownHeaders`, and their bytes at most.
+MOST_KNOWN, LONGEST_KNOWN = 64, 2048
 
 #: Bytes around a header, or around a byte of the body that is a chunk of its own.
 _OVERHEAD = 8
@@ -56,18 +62,27 @@ class Request:
     """A complete request. `path` is decoded, without the query; `headers` have names in lower case, in their order.
 
     A target in absolute form is replaced by its path, and its host by the header Host (RFC 9112, section 3.2.2).
+    Several requests may share their headers.
     """
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "target", "version")
+    __slots__ = ("body", "headers", "keep_alive", "method", "names", "path", "query", "target", "version")
 
-    def __init__(
-        self, method: bytes, target: bytes, version: int, headers: list[tuple[bytes, bytes]], keep_alive: bool
+    def __init__(  # noqa: PLR0917
+        self,
+        method: bytes,
+        target: bytes,
+        version: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        keep_alive: bool,
+        names: Set[bytes] | None = None,
     ) -> None:
         self.method = method
         self.target = target
         #: 10 or 11.
         self.version = version
         self.headers = headers
+        #: The names of the headers.
+        self.names: Set[bytes] = frozenset([name for name, _ in headers]) if names is None else names
         #: Whether the client allows another request on the connection.
         self.keep_alive = keep_alive
         self.body = b""
@@ -76,6 +91,8 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header, by its name in lower case; None if it is missing."""
+        if name not in self.names:
+            return None
         for each, value in self.headers:
             if each == name:
                 return value
@@ -86,6 +103,34 @@ class Request:
         return [value for each, value in self.headers if each == name]
 
 
+class KnownHeaders:
+    """The header sections of requests without a body that were parsed lately, byte by byte as they were sent.
+
+    A client sends the same headers with each request. What they mean does not depend on a plain request line before
+    them, so they are parsed once. For parsers with the same limits.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[bytes, Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, section: bytes, request: Request) -> None:
+        """Remember the headers of a request."""
+        if len(section) <= LONGEST_KNOWN:
+            if len(self._requests) >= MOST_KNOWN:
+                self._requests.clear()
+            self._requests[section] = request
+
+    def request(self, line: re.Match[bytes], section: bytes) -> Request | None:
+        """Return a request with such headers; None if they are not known."""
+        known = self._requests.get(section)
+        if known is None:
+            return None
+        return Request(line[1], line[2], 11, known.headers, known.keep_alive, known.names)
+
+
 class RequestParser:
     """Reads requests from the bytes of a connection, whatever pieces they come in.
 
@@ -93,11 +138,18 @@ class RequestParser:
     10.1.1). Nothing more is read after an error. Requests to switch protocols are answered like any other.
     """
 
-    def __init__(self, limits: RequestLimits, expects_body: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        limits: RequestLimits,
+        expects_body: Callable[[], None] = lambda: None,
+        known: KnownHeaders | None = None,
+    ) -> None:
         self._limits = limits
+        self._known = KnownHeaders() if known is None else known
         self._longest = limits.target + limits.head + _OVERHEAD * limits.headers
         self._expects_body = expects_body
-        self._parser = HttpRequestParser(self)
+        #: Not for requests whose headers are known.
+        self._parser: HttpRequestParser | None = None
         self._found: list[Request | RequestError] = []
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -107,6 +159,11 @@ class RequestParser:
         self._body_size = 0
         self._request: Request | None = None
         self._failed = False
+        #: Whether a request has come after which there are no others, and that request, if it was not parsed.
+        self._is_last = False
+        self._unseen = b""
+        #: Whether the last request had neither a body nor an expectation.
+        self._is_plain = False
         self._in_first_line = True
         #: Whether the first byte has come, and could begin a method.
         self._is_http = False
@@ -117,10 +174,31 @@ class RequestParser:
 
     def feed(self, data: bytes) -> list[Request | RequestError]:
         """Take the next bytes; return the requests that they complete, and at last the error, if there is one."""
+        if self._failed:
+            return []
+        if self.busy or self._is_last:
+            return self._parse(data)
+        line = _PLAIN_LINE.match(data)
+        if line is None or line.end(2) - line.start(2) > self._limits.target:
+            return self._parse(data)
+        section = data[line.end() :]
+        request = self._known.request(line, section)
+        if request is None:
+            found = self._parse(data)
+            if len(found) == 1 and not self.busy and self._is_plain and isinstance(found[0], Request):
+                self._known.add(section, found[0])
+            return found
+        if not request.keep_alive:
+            # httptools refuses what follows, so it must see this request, but only if something does.
+            self._is_last, self._unseen = True, data
+        return [request]
+
+    def _parse(self, data: bytes) -> list[Request | RequestError]:
+        if self._unseen:
+            seen, self._unseen = self._unseen, b""
+            self._parse(seen)
         found: list[Request | RequestError] = []
         self._found = found
-        if self._failed:
-            return found
         if not self._is_http:
             # No method begins like this: a TLS ClientHello, or a client of another protocol.
             start = data.lstrip(b"\r\n")[:1]
@@ -132,12 +210,14 @@ class RequestParser:
             data = _escaped(data)
         if self.busy:
             self._pending += len(data)
+        if self._parser is None:
+            self._parser = HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             # The request is complete. A server may ignore Upgrade (RFC 9110, section 7.8).
-            self._parser = HttpRequestParser(self)
-            return found + self.feed(data[upgrade.args[0] :])
+            self._parser = None
+            return found + self._parse(data[upgrade.args[0] :])
         except HttpParserInvalidMethodError:
             self._fail(RequestError(HTTPStatus.NOT_IMPLEMENTED, "unknown method"))
         except HttpParserCallbackError as error:
@@ -146,6 +226,8 @@ class RequestParser:
             self._fail(error.__context__)
         except HttpParserError as error:
             self._fail(RequestError(HTTPStatus.BAD_REQUEST, f"not HTTP/1.1: {str(error).lower()}"))
+        if found and isinstance(found[-1], Request) and not found[-1].keep_alive:
+            self._is_last = True
         self._in_first_line = not self.busy or (self._in_first_line and b"\n" not in data)
         if self.busy and self._pending > self._longest + (_OVERHEAD * self._limits.body if self._request else 0):
             self._fail(_too_many_headers())
@@ -160,6 +242,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         """Begin a request."""
         self.busy = True
+        self._is_plain = False
         self._target = b""
         self._headers = []
         self._pending = 0
@@ -179,6 +262,7 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         """Check the head."""
         parser, headers = self._parser, self._headers
+        assert parser is not None
         version = _VERSIONS.get(parser.get_http_version())
         if version is None:
             raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
@@ -220,6 +304,7 @@ class RequestParser:
         # What follows are trailers.
         self._headers = []
         self._body, self._body_size = [], 0
+        self._is_plain = not has_body and b"expect" not in request.names
         if version == 11 and (expected := request.header(b"expect")) is not None:
             if expected.lower() != b"100-continue":
                 raise RequestError(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")

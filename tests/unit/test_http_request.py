@@ -6,15 +6,30 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from netsvc.http.request import Request, RequestError, RequestLimits, RequestParser
+from netsvc.http.request import (
+    LONGEST_KNOWN,
+    MOST_KNOWN,
+    KnownHeaders,
+    Request,
+    RequestError,
+    RequestLimits,
+    RequestParser,
+)
 
 LIMITS = RequestLimits(target=100, head=200, headers=8, body=10)
 HOST = b"Host: a\r\n"
 
 
-def parse(pieces: list[bytes], limits: RequestLimits = LIMITS) -> list[object]:
+class Nothing(KnownHeaders):
+    """Remembers no headers."""
+
+    def add(self, section: bytes, request: Request) -> None:
+        """Forget them."""
+
+
+def parse(pieces: list[bytes], limits: RequestLimits = LIMITS, known: KnownHeaders | None = None) -> list[object]:
     """Feed pieces; describe each request, and each error by its status."""
-    parser = RequestParser(limits)
+    parser = RequestParser(limits, known=KnownHeaders() if known is None else known)
     found: list[object] = []
     for piece in pieces:
         for each in parser.feed(piece):
@@ -22,6 +37,7 @@ def parse(pieces: list[bytes], limits: RequestLimits = LIMITS) -> list[object]:
                 found.append(int(each.status))
             else:
                 found.append((each.method, each.path, each.query, each.version, each.body, each.keep_alive))
+                assert {name for name, _ in each.headers} == each.names
     return found
 
 
@@ -165,6 +181,47 @@ def test_a_client_that_waits_with_its_body_is_told_to_send_it() -> None:
     [error] = parser.feed(head % 11)
     assert isinstance(error, RequestError) and error.status == 413
     assert told == [True]
+
+
+FIELDS = st.sampled_from(
+    [
+        *(HOST, b"Host: \r\n", b"Accept: */*\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n"),
+        *(b"Content-Length: 0\r\n", b"Content-Length: 3\r\n", b"Expect: 100-continue\r\n", b"Range: bytes=0-1\r\n"),
+        *(
+            b"Transfer-Encoding: chunked\r\n",
+            b"Upgrade: x\r\nConnection: upgrade\r\n",
+            b"A\r\n",
+            b"B: \xff\r\n",
+            b" c\r\n",
+        ),
+    ]
+)
+LINES = st.sampled_from(
+    [b"GET /%b HTTP/1.1\r\n", b"HEAD /%b HTTP/1.1\r\n", b"GET /%b HTTP/1.0\r\n", b"PUT /%b HTTP/1.1\r\n"]
+)
+TARGETS = st.text("aZ0._~!$&'()*+,;=:@%/?-#[]|\"<>^`{}\\ \x7f\x00", max_size=8) | st.just("a" * 100)
+
+
+@given(LINES, TARGETS, st.lists(FIELDS, max_size=5), st.sampled_from([b"", b"\r\n", b"GET / HTTP/1.1\r\n", b"abc"]))
+def test_headers_that_are_known_are_read_as_those_that_are_not(
+    line: bytes, target: str, fields: list[bytes], rest: bytes
+) -> None:
+    section = HOST + b"".join(fields) + b"\r\n"
+    known = KnownHeaders()
+    RequestParser(LIMITS, known=known).feed(b"GET /first HTTP/1.1\r\n" + section)
+    data = line.replace(b"%b", target.encode()) + section
+    again = [data, data, rest]
+    assert parse(again, known=known) == parse(again, known=Nothing())
+
+
+def test_known_headers_are_limited_in_number_and_size() -> None:
+    known = KnownHeaders()
+    for number in range(MOST_KNOWN + 1):
+        parse([b"GET / HTTP/1.1\r\nHost: a%d\r\n\r\n" % number], known=known)
+    assert 1 <= len(known) <= MOST_KNOWN
+    known = KnownHeaders()
+    parse([b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"x" * LONGEST_KNOWN)], RequestLimits(), known)
+    assert len(known) == 0
 
 
 PARTS = st.sampled_from(

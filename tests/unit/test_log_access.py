@@ -20,7 +20,9 @@ class GatheredLog:
     def __init__(self, most: int = LONGEST_WRITE) -> None:
         self.clock = Clock()
         self.written: list[str] = []
-        self.log: AccessLog[Record] = AccessLog(lambda record: f"{record.service}\n", self.written.append, self.clock, most)
+        self.log: AccessLog[Record] = AccessLog(
+            lambda record: f"{record.service}\n", self.written.append, self.clock, most
+        )
 
     def record(self, *services: str) -> None:
         for service in services:

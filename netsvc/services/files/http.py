@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from netsvc.base.text import peer_name
 from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
 from netsvc.http.request import RequestLimits
 from netsvc.services.files.coding import accepted_codings
@@ -89,10 +88,9 @@ class FilesSite:
         core = self._core
         if request.method == b"GET":
             small = core.find_small(request.path[1:])
-            if small is not None and self._special.isdisjoint([name for name, _ in request.headers]):
-                started = core.context.reactor.seconds()
+            if small is not None and self._special.isdisjoint(request.names):
                 exchange.answer(200, small.data, small.headers)
-                core.record(peer_name(exchange.peer), request.path[1:], len(small.data), started, "sent", _SENT)
+                core.record(exchange.peer_name, request.path[1:], len(small.data), exchange.started, "sent", _SENT)
                 return
         answer = FileAnswer(core, exchange, self._file_lines)
         if self._cross is not None:
@@ -128,7 +126,7 @@ class FilesSite:
         except FileRefusedError as refusal:
             answer.refuse(HTTPStatus.NOT_FOUND, str(refusal))
         else:
-            answer.is_plain = self._special.isdisjoint([name for name, _ in request.headers])
+            answer.is_plain = self._special.isdisjoint(request.names)
             answer.send(file, path)
 
 
@@ -189,9 +187,9 @@ class FileAnswer:
         self._core = core
         self._file_lines = file_lines
         self.exchange = self._exchange = exchange
-        self._started = core.context.reactor.seconds()
+        self._started = exchange.started
         self._name = exchange.request.path
-        self._peer = peer_name(exchange.peer)
+        self._peer = exchange.peer_name
         self._is_recorded = False
         #: Headers of the answer, whatever it is.
         self.lines = b""
@@ -237,7 +235,7 @@ class FileAnswer:
             self.is_plain = False
             headers += b"Content-Encoding: %b\r\n" % coding.encode("ascii")
         ranges = None
-        if any(name in _CONDITIONS for name, _ in request.headers):
+        if not _CONDITIONS.isdisjoint(request.names):
             status = check_conditions(request, current)
             if status == HTTPStatus.NOT_MODIFIED:
                 file.close()
