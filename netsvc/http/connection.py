@@ -149,7 +149,7 @@ class Exchange:
             if status not in (204, 304):
                 if self.keep_alive and request.version == 11 and not factory.draining:
                     # The usual case.
-                    return b"%bContent-Length: %d\r\n%b\r\n%b" % (first, length, headers, body)
+                    return b"".join((first, b"Content-Length: %d\r\n" % length, headers, b"\r\n", body))
                 framing = b"Content-Length: %d\r\n" % length
         elif request.version == 11:
             framing = b"Transfer-Encoding: chunked\r\n"
@@ -161,7 +161,7 @@ class Exchange:
             framing += b"Connection: close\r\n"
         elif request.version == 10:
             framing += b"Connection: keep-alive\r\n"
-        return b"%b%b%b\r\n%b" % (first, framing, headers, body)
+        return b"".join((first, framing, headers, b"\r\n", body))
 
     def _finish(self) -> None:
         self.end()
@@ -327,7 +327,9 @@ class HTTPConnection(Protocol):
         if not exchange.keep_alive or self.factory.draining:
             self.close()
             return
-        self.deadline = self.factory.clock.seconds() + self.factory.times.idle
+        # An answer without delay took no time that matters to a deadline.
+        now = exchange.started if self._answering else self.factory.clock.seconds()
+        self.deadline = now + self.factory.times.idle
         if self._unread or self._client_done:
             self._answer()
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from twisted.logger import LogEvent, eventAsText, formatEventAsClassicLogText, formatTime
 from twisted.python.failure import Failure
 
+from netsvc.base.requests import GATHERED
 from netsvc.base.text import escape, host_port
 from netsvc.plan.record import Record
 
@@ -118,6 +119,10 @@ class TextLines:
 
     def event(self, event: LogEvent) -> str | None:
         """Return the line of an event, if it has text."""
+        if GATHERED in event:
+            # One of `log_request`: by far the most lines of a busy server are.
+            line = event["line"].replace("\n", "\n\t")
+            return f"{self._time(event['log_time'])} [{source_name(event['log_namespace'])}#info] {line}\n"
         template = event.get("log_format")
         if type(template) is str and _is_simple(template):
             system, level = event.get("log_system"), event.get("log_level")

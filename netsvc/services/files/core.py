@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -144,6 +145,11 @@ class FilesOptions(Options):
         if self["root"] is None:
             raise usage.UsageError("files needs --root DIR, the directory to send files from")
         self.root_path = os.path.abspath(self["root"])
+
+
+@lru_cache(maxsize=128)
+def _in_brackets(*values: object) -> str:
+    return f" ({' '.join(map(str, values))})" if values else ""
 
 
 def _is_hidden(name: bytes) -> bool:
@@ -418,12 +424,16 @@ class FilesCore:
         counter.inc()
         self._bytes.inc(size)
         shown = escape(name)
-        more = f" ({' '.join(map(str, answer.values()))})" if answer else ""
         seconds = self.context.reactor.seconds() - started
         log_request(
             self.context.log,
-            f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}{more}',
-            {"peer": peer, "name": shown, "size": size, "seconds": seconds, "result": result, **answer},
+            f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}{_in_brackets(*answer.values())}',
+            peer=peer,
+            name=shown,
+            size=size,
+            seconds=seconds,
+            result=result,
+            **answer,
         )
 
     def _file_moved(self, file: OpenFile) -> None:
