@@ -22,7 +22,7 @@ from benchmarks.results import Results
 
 __all__ = ["main"]
 
-#: Bounds of the options: a run that nobody waits for measures nothing.
+#: Bounds of the options: a run that is never awaited measures nothing.
 _MOST_ROUNDS = 100
 _LONGEST = 60.0
 
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> Results:
     if len(os.sched_getaffinity(0)) < 2:
         _say("there is one core only: server and generator share it, and no figure means much")
     directory = Path(tempfile.mkdtemp(prefix="netsvc-benchmarks-"))
-    # Servers that give up root read their files as somebody else.
+    # Servers that give up root read their files as another user.
     directory.chmod(0o755)
     contest = Contest(directory, options.rounds, options.seconds, _say)
     contest.results.machine = describe()

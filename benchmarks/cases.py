@@ -48,7 +48,7 @@ class Case:
     phases: tuple[Phase, ...]
     generator: str = ""
     words: tuple[str, ...] = ()
-    #: Start the servers anew in each round, for what depends on their past.
+    #: Restart the servers in each round, for what depends on their past.
     fresh: bool = False
     #: The base of the ratios.
     base: str = NETSVC

@@ -98,7 +98,7 @@ class Contest:
     def _started(self, case: Case, server: Server) -> Iterator[_Up]:
         directory = self.directory / f"{case.name}-{next(self._numbers)}"
         directory.mkdir()
-        # Servers that give up root write here as somebody else.
+        # Servers that give up root write here as another user.
         directory.chmod(0o777)
         site = Site(free_port(), directory, self._root(case))
         cores = sorted(os.sched_getaffinity(0))

@@ -71,7 +71,7 @@ async def gather_members(port: int, members: int, rooms: int) -> list[list[Membe
 
 
 async def speak(crowd: Sequence[Sequence[Member]]) -> int:
-    """Let the first member of each room say one thing; count who heard it. Nobody may hear another room."""
+    """Let the first member of each room say one thing; count who heard it. No member may hear another room."""
     heard = 0
     for room, members in enumerate(crowd):
         members[0].writer.write(b"this is room %d\n" % room)

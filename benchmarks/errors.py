@@ -1,4 +1,4 @@
-"""What goes wrong in a run, as one line for whoever started it."""
+"""What goes wrong in a run, as one line for the user who started it."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Server:
         """Tell whether the server at `port` answers."""
         kind = socket.SOCK_DGRAM if self.datagram else socket.SOCK_STREAM
         with socket.socket(type=kind) as probe:
-            # A server that has accepted has time to answer; a lost datagram is sent anew soon.
+            # A server that has accepted has time to answer; a lost datagram is soon sent again.
             probe.settimeout(0.05 if self.datagram else 10)
             try:
                 probe.connect(("127.0.0.1", port))

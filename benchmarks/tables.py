@@ -59,7 +59,7 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said below the table."""
+        """The notes below the table."""
         lost = [f"{row.peer} lost {row.lost:,} datagrams in all" for row in self.rows if row.lost]
         return [*lost, *([self.control] if self.control else [])]
 

@@ -49,7 +49,7 @@ class AnsweringProtocol(DatagramProtocol):
 
     transport: IUDPTransport
     core: Any
-    #: Set by netsvc; otherwise that of the core.
+    #: Set by netsvc; otherwise the core's context is used.
     context: Context | None = None
     dropped = 0
     #: `Context.own_ports`, with the ports of other echo-like services.

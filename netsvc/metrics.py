@@ -1,4 +1,4 @@
-"""The metrics of services: `Context.metrics`, all those of a process, and the sum of several processes.
+"""The metrics of services: `Context.metrics`, all metrics of a process, and the sum of several processes.
 
 `netsvc.admin.exposition` writes them for Prometheus.
 """
@@ -130,7 +130,7 @@ class Metrics:
     def samples(self) -> list[dict[str, Any]]:
         """Return all metrics as they are now, as objects for `json.dumps`.
 
-        `name`, `kind`, `help`, `labels`, `combine` and `bounds` are those of the declaration. `sets` has a list of
+        `name`, `kind`, `help`, `labels`, `combine` and `bounds` are as declared. `sets` has a list of
         label values and a value for each set; the value of a histogram is the sum of the observations, followed by the
         number in each bucket.
         """
@@ -235,7 +235,7 @@ def merge_metrics(
 ) -> list[dict[str, Any]]:
     """Merge the samples of several processes: a family for each name, a value for each set of labels.
 
-    Counters and histograms are added up, also those of `departed` processes; gauges are combined as declared. The
+    Counters and histograms are added up, including `departed` processes; gauges are combined as declared. The
     arguments are not changed.
     """
     merged: dict[str, dict[str, Any]] = {}

@@ -1,5 +1,5 @@
 /* Ping-pong with datagrams: --sockets N, --flight K on each, --size BYTES. An operation is one datagram there and
- * back. What does not come back within LATE is lost, counted, and sent anew. Every byte is checked. */
+ * back. What does not come back within LATE is lost, counted, and sent again. Every byte is checked. */
 #include "common.h"
 
 #define LATE (SECOND / 5)

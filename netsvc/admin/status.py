@@ -141,7 +141,7 @@ def _process(status: ProcessStatus) -> dict[str, Any]:
 
 
 def listeners(sample: Sample, *, with_limits: bool = True) -> list[dict[str, Any]]:
-    """List the listeners of all processes; their counts include those of processes that have ended."""
+    """List the listeners of all processes; their counts include processes that have ended."""
     departed = {listener.key: listener for listener in sample.departed}
     found = []
     for listener in merge(sample.statuses):

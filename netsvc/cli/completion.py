@@ -24,7 +24,7 @@ _MOST_FILES, _LARGEST = 50, 256 * 1024
 
 
 class Arguments(click.Command):
-    """Stands for `run` or `check` while a shell completes its arguments, which are those of the twistd plugin."""
+    """Stands for `run` or `check` while a shell completes its arguments, which are the same as for the twistd plugin."""
 
     def __init__(self, name: str) -> None:
         words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, shell_complete=complete_value)
@@ -45,7 +45,7 @@ def complete_value(ctx: click.Context, _parameter: click.Parameter, incomplete: 
 
 
 def option_names(incomplete: str = "--") -> Iterator[str]:
-    """Yield the names of options: those of a service only if `incomplete` begins with its name."""
+    """Yield the names of options: the options of a service only if `incomplete` begins with its name."""
     yield from ("tcp", "udp", "reload-on-change", "reactor")  # Short forms, and what only `run` has.
     for file in _SETTINGS:
         yield from _first_arguments(_parse(file), "Setting")

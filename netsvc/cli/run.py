@@ -22,7 +22,7 @@ from netsvc.plan.plan import Plan
 
 __all__ = ["RUN_OPTIONS", "check", "list_services", "run"]
 
-#: The arguments are those of the twistd plugin, which has its own parser and --help.
+#: The arguments are the same as for the twistd plugin, which has its own parser and --help.
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
 _RELOAD = "--reload-on-change"

@@ -188,7 +188,7 @@ def _is_terminal() -> bool:
 class Snapshot:
     """The state of all processes of a netsvc at `time`, in seconds of any monotonic clock.
 
-    `listeners` are those of all processes, merged. `totals` includes what ended processes had counted.
+    `listeners` are the listeners of all processes, merged. `totals` includes what ended processes had counted.
     """
 
     time: float
@@ -233,7 +233,7 @@ class Snapshot:
         return query.pick(each for process in self.processes for each in process.connections)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `netsvc status --json` prints; its names are those of `netsvc.plan.status`."""
+        """Return the object that `netsvc status --json` prints; its names are the same as in `netsvc.plan.status`."""
         whole = ProcessStatus("", 0, 0.0, listeners=[*self.listeners, ListenerStatus("", "", "", "", "")])
         whole.listeners[-1].counts = self.totals
         *listeners, totals = whole.to_json()["listeners"]

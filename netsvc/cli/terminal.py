@@ -126,7 +126,7 @@ class Terminal:
     """Reads lines from one descriptor and writes to another; None stands for a closed one.
 
     `interactive` means that the input is a terminal, `on_screen` that the output is, and `by_line` that only complete
-    lines can be shown. `encoding` is that of both descriptors.
+    lines can be shown. `encoding` is used for both descriptors.
     """
 
     by_line = False

@@ -142,7 +142,7 @@ def _hosts(address: Address) -> Iterator[tuple[int, str]]:
 def _path_key(kind: Kind, path: str) -> tuple[str, str]:
     """Return what only one UNIX socket can have: its path as the system sees it, or its abstract name, `@NAME`."""
     if path.startswith("@"):
-        # These names are separate for streams and datagrams; those of files are not.
+        # These names are separate for streams and datagrams; paths of files are not.
         return kind, path
     directory, name = os.path.split(path)
     return "file", os.path.join(os.path.realpath(directory), name)

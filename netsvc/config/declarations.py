@@ -32,7 +32,7 @@ _INSTALL = "pip install -e ."
 def why_missing(name: str, directory: str = ".") -> list[str]:
     """Return a line that says which declaration of service `name` is missing, with the cure; empty if unknown.
 
-    `directory` is that of the project. Nothing is imported.
+    `directory` is the project's. Nothing is imported.
     """
     here = Path(directory)
     project = _read_toml(here / "pyproject.toml").get("project", {})

@@ -109,7 +109,7 @@ def _service(service: INetworkService, ports: Mapping[str, int]) -> Iterator[str
         yield from _entry(setting.name, _sample(service.name, setting), setting.description)
     if service.name == "echo":
         yield "#limits = { perip = 20 }\n"
-        yield "# Grace period of its own conversations, if not that of the process.\n"
+        yield "# Grace period for its conversations, if different from the process's.\n"
         yield "#drain = 4\n"
 
 

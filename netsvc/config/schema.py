@@ -29,7 +29,7 @@ OTHER_KEYS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("services", "NAME", "PROTOCOL"): ("listeners", "Where the protocol of that name listens"),
     ("services", "NAME", "OPTION"): ("text, number, true", "An option that the service declares"),
     ("services", "NAME", "limits"): ("table", "Limits of the service"),
-    ("services", "NAME", "drain"): ("seconds", "Grace period of its own conversations, if not that of the process"),
+    ("services", "NAME", "drain"): ("seconds", "Grace period for its conversations, if different from the process's"),
     ("services", "NAME", "PROTOCOL", "address"): ("address", "The address of a listener that is a table"),
     ("services", "NAME", "PROTOCOL", "limits"): ("table", "Limits of that listener"),
     ("twistd", "run"): ("text", "Another twistd plugin and its options: web --listen tcp:8080; [[twistd]] repeats"),

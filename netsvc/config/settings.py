@@ -71,7 +71,7 @@ SETTINGS: Mapping[str, Setting] = {
             "state",
             False,
             None,
-            "Directory for persistent data, created if missing; by default that of the systemd unit",
+            "Directory for persistent data, created if missing; by default the systemd unit's",
             "DIR",
             _directory,
         ),
@@ -80,7 +80,7 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting("admin-token", False, None, "File with the token that its clients must send", "FILE", _file),
         Setting(
-            "admin-ca", False, None, "File with the CA certificates (PEM) that sign those of its clients", "FILE", _file
+            "admin-ca", False, None, "File with the CA certificates (PEM) that sign its clients' certificates", "FILE", _file
         ),
     )
 }

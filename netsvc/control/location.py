@@ -94,7 +94,7 @@ def bases(user: int, state: str | None = None) -> list[str]:
     """List the directories that may be BASE for a process of this user, the preferred one first."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     found = [SYSTEM_BASE]
-    # Root's sockets are in the directory of the system, not in that of the user whose environment root has.
+    # Root's sockets are in the system's directory, not in that user's whose environment root has.
     if user:
         found += [f"{runtime}/netsvc"] if os.path.isabs(runtime) else []
         found += [f"/run/user/{user}/netsvc"]

@@ -27,9 +27,9 @@ LOG_FIELDS: Mapping[str, str] = {
     "time": "when it was logged: RFC 3339, UTC, with milliseconds",
     "kind": "`log`",
     "level": "`debug`, `info`, `warn`, `error` or `critical`",
-    "source": "who says it: `netsvc`, `netsvc.chat`, …; `twistd`, `twisted.web`, … for Twisted; "
+    "source": "what logged it: `netsvc`, `netsvc.chat`, …; `twistd`, `twisted.web`, … for Twisted; "
     "`stdout` and `stderr` for what is printed",
-    "text": "what is said",
+    "text": "the message",
     "failure": "the traceback of what failed, if something did",
     "worker": "the number of the worker that says it, with `--workers`",
 }
@@ -41,9 +41,9 @@ ACCESS_FIELDS: Mapping[str, str] = {
     "service": "the service, as in `echo`",
     "protocol": "its protocol, as in `tcp`",
     "transport": "`stream` for a connection, `datagram` for the session of a datagram peer",
-    "peer": "the address of the peer; of a UNIX socket, who is there as far as is known",
+    "peer": "the address of the peer; for a UNIX socket, the user at the other end, if known",
     "port": "the port of the peer; not of a UNIX socket",
-    "listener": "where it came in",
+    "listener": "address of the listener",
     "bytes_in": "bytes that came from the peer, as on the socket: below TLS, and with a PROXY header",
     "bytes_out": "bytes that went to the peer, counted alike; over TCP, those that it has acknowledged",
     "seconds": "how long it lasted",

@@ -36,7 +36,7 @@ _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<p
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(?=:.)")
 #: One part of an endpoint: `value`, or `name=value`.
 _PART = re.compile(r"(?:(?P<name>(?:[^\\:=]|\\.)*)(?P<equals>=))?(?P<value>(?:[^\\:]|\\.)*)(?P<end>:|$)", re.S)
-#: Twisted's own. Those of an endpoint plugin are not known here; `name:9001` is a host for them.
+#: Twisted's own. The prefixes of endpoint plugins are not known here; `name:9001` is a host for them.
 _STREAM_SCHEMES = {"haproxy", "ssl", "stdio", "systemd", "tcp", "tcp6", "tls", "unix"}
 #: The arguments of datagram endpoints, in the order in which they may be given without their names.
 _DATAGRAM_SCHEMES: Mapping[str, Sequence[str]] = {

@@ -27,7 +27,7 @@ class EchoDatagram(AnsweringProtocol):
 
 service = Service(
     "echo",
-    "Send back what comes (RFC 862)",
+    "Send back what it receives (RFC 862)",
     streams={"tcp": Echo},
     datagrams={"udp": EchoDatagram},
     parallel=True,

@@ -15,7 +15,7 @@ from netsvc.stream import StreamProtocol
 
 __all__ = ["Reply", "ReplyCore", "ReplyDatagram", "ReplyOptions", "service"]
 
-#: The default answers: those of the tutorial servers.
+#: The default answers, as the tutorial servers give them.
 STREAM_TEXT = "hello, tcp client!"
 DATAGRAM_TEXT = "i am udp,i got it"
 #: Characters of an answer. In any encoding it fits a datagram.

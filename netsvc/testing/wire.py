@@ -1,7 +1,7 @@
 """The network in memory: a reactor whose time the test moves, and transports for streams and datagrams.
 
 The transport and the datagram port are those that netsvc has on any reactor, over sockets in memory: so buffering,
-producers, half-close, abort, limits, refused addresses and the order of events are those of real ones.
+producers, half-close, abort, limits, refused addresses and the order of events are the same as on real ones.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class FakeTransport(_Transport):  # type: ignore[misc]
         self._wire = _Socket(window)
         self._place = (peer, host or IPv4Address("TCP", "127.0.0.1", 40000))
         self.server: Any = None
-        # Not that of its base, which needs the address of a real socket.
+        # Not the base's own, which needs the address of a real socket.
         Connection.__init__(self, cast(Any, self._wire), protocol, cast(Any, self._network))
         self.connected = 1
         self._network.connections[self] = None

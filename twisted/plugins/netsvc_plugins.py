@@ -11,7 +11,7 @@ fast = Reactor("netsvc", "netsvc.reactor.epoll", "The epoll reactor of netsvc: f
 uvloop = Reactor("uvloop", "netsvc.reactor.uvloop", "The asyncio reactor over uvloop, if that is installed")
 guard = EndpointPrefix("guard", "netsvc.embedded.endpoint.guarded_endpoint")
 
-echo = ServicePlugin("echo", "netsvc.services.echo:service", "Send back what comes (RFC 862)")
+echo = ServicePlugin("echo", "netsvc.services.echo:service", "Send back what it receives (RFC 862)")
 reply = ServicePlugin("reply", "netsvc.services.reply:service", "Answer everything with a fixed text")
 chat = ServicePlugin("chat", "netsvc.services.chat:service", "Chat rooms for nc, telnet and friends")
 files = ServicePlugin("files", "netsvc.services.files:service", "Send files from below one directory")

@@ -68,7 +68,7 @@ def _fault(line: bytes) -> str | None:
 
 
 class Qotd(MessageCore):
-    """The quotes: those of the file, if one is given. It is read when the service starts."""
+    """The quotes, from the file if one is given. The file is read when the service starts."""
 
     quotes: list[bytes] = [_encode(quote) for quote in QUOTES]
 

@@ -355,7 +355,7 @@ $("peers").addEventListener("click", async (event) => {
   button.disabled = false;
   if (ok) {
     row.classList.add("gone");
-    // Whoever closes one by one with the keyboard stays where that can be done.
+    // The focus stays in the table, for closing one connection after another with the keyboard.
     const next = row.nextElementSibling || row.previousElementSibling;
     (next ? next.querySelector("button") : $("search")).focus({ preventScroll: true });
   }

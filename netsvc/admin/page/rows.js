@@ -38,7 +38,7 @@ export class Rows {
       seen.add(name);
       let row = this.rows.get(name);
       if (!row) {
-        // Whoever rests in the table for an hour meets a great many.
+        // In an hour, a pointer that rests in the table passes over many of them.
         if (held && this.rows.size >= MOST_HELD) continue;
         row = document.createElement(this.tag);
         this.build(row, item);
