@@ -48,7 +48,9 @@ class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # ge
     metavar="PORT",
     help="Listen on this port. Default: a free one.",
 )
-@click.option("--public", is_flag=True, help="Share at / instead of a random path: anyone who finds the port can see everything.")
+@click.option(
+    "--public", is_flag=True, help="Share at /, not at a random path: anyone who finds the port sees everything."
+)
 @click.option("--hidden", is_flag=True, help="Share files whose names begin with a dot as well.")
 @click.option("--once", is_flag=True, help="End after one complete download.")
 @click.option("--for", "lasting", type=_Duration(), metavar="TIME", help="End after this time: 90 (s), 10m, 2h, 1d.")

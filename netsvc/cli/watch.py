@@ -89,7 +89,7 @@ def _upgrade(child: subprocess.Popen[bytes]) -> None:
 
 
 def watched_directories(words: Sequence[str]) -> list[str]:
-    """List the directories to watch: the current one, and the directories of files that the arguments name elsewhere."""
+    """List the directories to watch: the current one, and the directories of files that the arguments name."""
     found = {Path.cwd()}
     for word in words:
         for part in (word, word.partition("=")[2], word.rpartition("=")[0].rpartition(":")[0]):

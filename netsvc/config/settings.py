@@ -80,7 +80,12 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting("admin-token", False, None, "File with the token that its clients must send", "FILE", _file),
         Setting(
-            "admin-ca", False, None, "File with the CA certificates (PEM) that sign its clients' certificates", "FILE", _file
+            "admin-ca",
+            False,
+            None,
+            "File with the CA certificates (PEM) that sign client certificates",
+            "FILE",
+            _file,
         ),
     )
 }

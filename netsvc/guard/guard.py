@@ -45,7 +45,7 @@ _CREDENTIALS = struct.Struct("3i")
 class Guard:
     """The limits of a server, and all of its live stream connections.
 
-    `limits` are the limits of the process, over `DEFAULTS`; `faults` takes the exceptions of protocols. The constructor and
+    `limits` are the process's, over `DEFAULTS`; `faults` takes the exceptions of protocols. The constructor and
     every method that takes limits raise `UserError` if a network file cannot be read, and then change nothing.
     """
 

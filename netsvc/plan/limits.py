@@ -20,7 +20,7 @@ from netsvc.base.values import Kind, byte_count, number, seconds, shown_as, whol
 #: Values by the names of their limits. None is an explicit "no limit"; a limit that is not set is absent.
 Limits = Mapping[str, Any]
 
-#: Bytes of the IP and UDP headers of a datagram, which `amplify` counts as well. The IPv4 headers are counted for a UNIX
+#: Bytes of the IP and UDP headers of a datagram, which `amplify` counts as well. IPv4 headers are counted for a UNIX
 #: socket, so that it is served what any other peer is.
 IPV4_HEADERS, IPV6_HEADERS = 28, 48
 

@@ -288,7 +288,7 @@ class Served:
 
 
 class Received(bytes):
-    """The bytes that an `expect` has taken. `groups` are the groups of a regular expression, or the line without its end."""
+    """The bytes that an `expect` has taken. `groups` are the regular expression's, or the line without its end."""
 
     groups: tuple[bytes, ...] = ()
 

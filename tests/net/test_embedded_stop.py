@@ -19,6 +19,7 @@ from netsvc.guard import Guard
 from netsvc.plan.plan import TwistdUse
 from tests.builders.acme import Counting, Endpoint, Plugin, Port, Recorder, embedded, installed
 from tests.builders.census import census
+from tests.builders.facts import states
 from tests.builders.logs import Lines, collected
 from tests.builders.loopback import converse, reactor, turn
 from tests.builders.site import new_place
@@ -47,7 +48,8 @@ def test_a_manhole_by_ssh_has_limits_and_is_drained(tmp_path: Path) -> Generator
     use = TwistdUse(("manhole", *words.split(), "--sshKeyDir", str(tmp_path), "--passwd", str(tmp_path / "passwd")))
     guard = Guard(reactor(), {"perip": 1})
     built = EmbeddedService(use, guard, reactor())
-    assert built.notes == ["manhole: the ports that its users forward have no limits, and are not drained"]
+    [note] = built.notes
+    assert states(note, "manhole", "forward", "no limits", "not drained")
     built.privileged_start()
     built.start()
     address = ("127.0.0.1", int(built.lines()[0].rpartition(":")[2]))
@@ -92,7 +94,8 @@ def test_it_stops_listening_with_all_who_wait_taken_and_stops_after_they_are_dra
     yield built.stop()
     guard.close()
     assert factory.calls == ["start", "stop"]
-    assert built.lines() == ["acme runs, and listens nowhere"]
+    [line] = built.lines()
+    assert states(line, "acme", "nowhere")
 
 
 def test_services_stop_from_the_last_to_the_first_and_a_failure_is_logged_once(
@@ -129,7 +132,7 @@ def test_services_stop_from_the_last_to_the_first_and_a_failure_is_logged_once(
     last.callback(None)
     assert stopped == [None]
     assert {str(failure.value) for failure in logged_errors.flush(RuntimeError, ValueError)} == {"one", "two"}
-    assert len(log) == 2 and all(line.startswith("acme failed to stop") for line in log)
+    assert len(log) == 2 and all(states(line.splitlines()[0], "acme", "failed") for line in log)
 
 
 def test_one_that_does_not_stop_is_given_up_with_a_line(plugin: Plugin, log: Lines) -> None:
@@ -143,7 +146,7 @@ def test_one_that_does_not_stop_is_given_up_with_a_line(plugin: Plugin, log: Lin
     stopping = built.stop()
     stopping.cancel()
     assert stopping.called
-    assert log == ["acme has not stopped in time"]
+    assert len(log) == 1 and states(log[0], "acme", "not stopped")
 
 
 def test_a_factory_that_fails_to_stop_is_logged(plugin: Plugin, logged_errors: LoggedErrors) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 
 from netsvc.listen.port import OpenPort, adopt
 from netsvc.listen.socket_file import LOOK_INTERVAL, SocketFiles, watch_file
+from tests.builders.facts import states
 from tests.builders.listening import opened
 from tests.builders.logs import Lines, collected
 
@@ -91,7 +92,7 @@ def test_a_file_that_is_gone_is_made_again_and_told_of(watched: Watched, place: 
         assert watched.look() == ""
         assert reaches(watched.listening, place)
         assert stat.S_IMODE(place.lstat().st_mode) == 0o640
-        assert lines.pop() == f"x y: the file of {place} was removed, and has been created again"
+        assert states(lines.pop(), "x y", place, "removed", "created")
         assert lines == []
     port: Any = watched.listening.port
     assert port in port.reactor.getReaders()
@@ -132,13 +133,12 @@ def test_another_s_file_is_told_of_once_and_not_removed(kind: str, watched: Watc
     with taken(kind, place):
         problem = f"{place}: its file has been replaced; stop the program that uses this path, and remove the file"
         assert [watched.look() for _ in range(3)] == [problem] * 3
-        assert lines == [f"x y is not reachable at {problem}"]
+        assert len(lines) == 1 and states(lines[0], "x y", "not reachable", problem)
     place.unlink()
     assert watched.look() == ""
-    assert lines[1:] == [
-        f"x y: the file of {place} was removed, and has been created again",
-        f"x y is reachable again at {place}",
-    ]
+    _, created, reachable = lines
+    assert states(created, "x y", place, "removed", "created")
+    assert states(reachable, "x y", "reachable", place)
 
 
 @KINDS
@@ -165,7 +165,7 @@ def test_a_directory_that_is_gone_is_told_of_and_waited_for(tmp_path: Path, kind
     for file in directory.iterdir():
         file.unlink()
     directory.rmdir()
-    assert watched.look().endswith("its file was removed, and cannot be created: no such file or directory")
+    assert states(watched.look(), "removed", "cannot be created", "no such file or directory")
     directory.mkdir()
     assert watched.look() == ""
     assert reaches(watched.listening, directory / "s")
@@ -215,10 +215,7 @@ def test_a_socket_that_several_processes_have_is_only_told_of(place: Path) -> No
     watched.paths.close()
     watched.clock.advance(LOOK_INTERVAL)
     assert shared.file is not None
-    assert (
-        shared.file.problem
-        == f"{place}: its file was removed; restart netsvc, as several processes have the socket open"
-    )
+    assert states(shared.file.problem, place, "removed; ", "restart netsvc")
     other.close()
     shared.abandon()
     held.abandon()
@@ -228,7 +225,7 @@ def test_a_socket_that_several_processes_have_is_only_told_of(place: Path) -> No
 def test_a_file_that_goes_again_at_once_is_waited_for(watched: Watched, place: Path) -> None:
     place.unlink()
     take, watched.listening.take_waiting = watched.listening.take_waiting, place.unlink  # type: ignore[method-assign]
-    assert watched.look().endswith("cannot be created: it was removed again")
+    assert states(watched.look(), place, "cannot be created", "removed again")
     watched.listening.take_waiting = take  # type: ignore[method-assign]
     assert watched.look() == ""
     assert reaches(watched.listening, place)

@@ -16,6 +16,7 @@ from netsvc.plan.plan import Plan
 from netsvc.service import Service
 from netsvc.workers.channel import COVER, FIRST_SOCKET, ORDERS, REPORTS
 from netsvc.workers.workers import KILL_GRACE, Workers, reactor_module
+from tests.builders.facts import states
 from tests.builders.logs import Lines, collected
 from tests.builders.workers import FakeWorkers, service
 
@@ -56,7 +57,7 @@ def test_what_listens_where_is_said_once_and_ready_when_all_are(lines: Lines) ->
     world = FakeWorkers("127.0.0.1:0")
     world.start(ready=False)
     number = world.workers.generation.groups[0].opened.place()
-    assert lines == ["a warning", f"one tcp listens on {number}"]
+    assert lines[0] == "a warning" and states(lines[1], "one tcp", number) and len(lines) == 2
     world.processes[1].say("ready")
     assert "ready" not in lines
     world.processes[0].say("ready")
@@ -110,12 +111,12 @@ def test_the_first_worker_that_cannot_start_ends_the_start_and_the_others(lines:
     world.processes[0].say("ready")
     world.processes[1].say("failed", "no")
     world.processes[2].say("failed", "no")
-    assert world.deaths == ["worker 2 cannot start: no"]
+    assert len(world.deaths) == 1 and states(world.deaths[0], "worker 2", ": no")
     world.stop()
     assert all(process.is_told_to_stop and b"force" in process.orders.splitlines() for process in world.processes)
     for process in world.processes:
         process.end(1)
-    assert world.deaths == ["worker 2 cannot start: no"]
+    assert len(world.deaths) == 1 and states(world.deaths[0], "worker 2", ": no")
     assert world.stopped == [None]
 
 
@@ -123,7 +124,8 @@ def test_a_system_that_starts_no_process_ends_the_start() -> None:
     world = FakeWorkers(workers=3)
     world.reactor.fault = OSError(11, "Resource temporarily unavailable")
     world.start()
-    assert world.deaths == ["worker 1 could not be started (Resource temporarily unavailable), and was never ready"]
+    [death] = world.deaths
+    assert states(death, "worker 1", "Resource temporarily unavailable", "never ready")
     world.end()
 
 
@@ -153,7 +155,7 @@ def test_a_worker_that_does_not_end_is_killed(lines: Lines) -> None:
     assert not world.processes[0].is_killed
     world.processes[1].end(signal=9)
     assert world.stopped == [None]
-    assert lines[-1] == "stopped: 2 workers ended, 1 of them killed"
+    assert states(lines[-1], "stopped", "2 workers", "1 ", "killed")
 
 
 def test_forcing_cuts_the_drain_short_and_kills_soon() -> None:

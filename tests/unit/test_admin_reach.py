@@ -25,6 +25,7 @@ from netsvc.config.admin_address import (
 from netsvc.listen.tls import Certificates
 from netsvc.plan.address import TLS, parse_address
 from netsvc.plan.plan import AdminUse
+from tests.builders.facts import states
 from tests.builders.pems import KEY, Handshake, Pem, pair, plain_factory
 
 PEM = Pem("localhost", key=KEY)
@@ -64,7 +65,7 @@ def test_what_only_this_machine_reaches_needs_nothing(address: str) -> None:
 )  # fmt: skip
 def test_what_others_may_reach_needs_a_token(address: str, token: Path) -> None:
     [line] = check_admin(use(address))
-    assert line.startswith(f"netsvc.toml:7: admin cannot listen on {address}: ")
+    assert line.startswith("netsvc.toml:7: ") and states(line, "admin", f" {address}: ")
     assert all(fact in line for fact in ("localhost", "unix:PATH", "token", "CA"))
     if not address.startswith("systemd"):
         assert check_admin(use(address, token)) == []
@@ -79,7 +80,7 @@ def test_tls_for_every_interface_needs_a_token_or_client_certificates(tls: str, 
 
 def test_client_certificates_need_tls(tls: str) -> None:
     [line] = check_admin(use("9100", None, "ca.pem"))
-    assert line.startswith("netsvc.toml:7: admin cannot listen on 9100: ")
+    assert line.startswith("netsvc.toml:7: ") and states(line, "admin", " 9100: ")
     assert "tls:PORT:cert=FILE:key=FILE" in line
 
 
