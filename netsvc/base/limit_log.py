@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from netsvc.base.hosts import plain_host
 from netsvc.base.text import shown_peer
 
 #: Seconds between two lines: peers may exceed a limit as often as they like.
@@ -30,6 +31,6 @@ class LimitLog:
             return
         more = f" ({self._more} more before it)" if self._more else ""
         self._logged, self._more = now, 0
-        peer = shown_peer(getattr(address, "host", ""), getattr(address, "port", None))
+        peer = shown_peer(plain_host(getattr(address, "host", "")), getattr(address, "port", None))
         line = "closed {peer}{more}: it sent {what}{cure}"
         self._log.warn(line, peer=peer, more=more, what=what, cure=f"; {cure}" if cure else "")

@@ -47,13 +47,14 @@ LIMITED = {
 
 
 @pytest.mark.parametrize("name", LIMITED)
-def test_the_line_has_the_peer_the_limit_and_the_cure(name: str, lines: Lines) -> None:
+@pytest.mark.parametrize("peer", ["192.0.2.9", "::ffff:192.0.2.9"])
+def test_the_line_has_the_peer_the_limit_and_the_cure(name: str, peer: str, lines: Lines) -> None:
     service, data, limit, cure = LIMITED[name]
-    client = serve(service).connect(peer="192.0.2.9")
+    client = serve(service).connect(peer=peer)
     client.send(data)
     client.expect_end()
     [line] = lines
-    assert states(line, "192.0.2.9:", str(limit), cure)
+    assert states(line, " 192.0.2.9:", str(limit), cure)
     assert (lines.levels, lines.systems) == (["warn"], ["netsvc.one"])
 
 
