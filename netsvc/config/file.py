@@ -321,6 +321,8 @@ class _Reader:
             given = self._text(value, "text or a number")
             if setting.placeholder in _PATHS:
                 given = resolve_path(given, self._directory)
+            elif setting.placeholder == "STORE" and given.startswith("sqlite:"):
+                given = f"sqlite:{resolve_path(given.removeprefix('sqlite:'), self._directory)}"
         if given is not False:
             self._draft.give(service, "option", setting.name, given, self._origin(key))
 

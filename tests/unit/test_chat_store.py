@@ -2,104 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from netsvc.services.chat.store.interface import (
     AccountRecord,
     Ban,
     Kept,
     Message,
-    NewMessage,
     RoomRecord,
-    Store,
     StoreError,
     StoreLimits,
 )
-from netsvc.services.chat.store.memory import MemoryStore
-
-
-class Heard:
-    """A listener that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.kept: Kept | None = None
-        self.messages: list[Message] = []
-        self.again: list[Message] = []
-        self.lost: list[NewMessage] = []
-        self.changes: list[str] = []
-
-    def opened(self, kept: Kept) -> None:
-        self.kept = kept
-
-    def appended(self, messages: Sequence[tuple[Message, NewMessage | None]]) -> None:
-        self.messages += [message for message, _ in messages]
-
-    def repeated(self, message: Message, draft: NewMessage) -> None:
-        self.again.append(message)
-
-    def refused(self, drafts: Sequence[NewMessage], error: StoreError) -> None:
-        self.lost += drafts
-
-    def failed(self, error: StoreError) -> None:
-        self.changes.append(str(error))
-
-    def resumed(self) -> None:
-        self.changes.append("")
-
-
-def now(answer: Deferred[Any]) -> Any:
-    """What an answer that has come is. Raises what it failed with."""
-    results: list[Any] = []
-    answer.addCallbacks(results.append, lambda failure: results.append(failure.value))
-    (result,) = results
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
-class Kit:
-    """An open store whose answers come at once."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.heard = Heard()
-        self.time = 1000.0
-
-    def open(self, last: int = 20) -> Kept:
-        self.heard = Heard()
-        self.store.open(self.heard, last)
-        assert self.heard.kept is not None
-        return self.heard.kept
-
-    def say(self, *texts: object, room: str = "den", **more: Any) -> list[Message]:
-        before = len(self.heard.messages)
-        for text in texts:
-            self.store.append(NewMessage(room, "Ann", str(text), **more))
-        return self.heard.messages[before:]
-
-    def read(self, limit: int = 100, room: str = "den", **more: Any) -> list[str]:
-        return [message.text for message in now(self.store.read(room, limit, **more))]
-
+from tests.builders.stores import Kit, memory_kit, sqlite_kit
 
 LIMITS = StoreLimits(messages=8, days=1, rooms=2, accounts=2, markers=2)
 
 
-def build_memory(_path: Any) -> Kit:
-    made: list[Kit] = []
-    made.append(Kit(MemoryStore(LIMITS, lambda: made[0].time)))
-    return made[0]
-
-
-@pytest.fixture(params=[build_memory])
-def kit(request: pytest.FixtureRequest, tmp_path: Any) -> Kit:
-    made: Kit = request.param(tmp_path)
+@pytest.fixture(params=[memory_kit, sqlite_kit])
+def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
+    made: Kit = request.param(tmp_path, LIMITS)
     made.open()
-    return made
+    yield made
+    made.store.close()
 
 
 def test_messages_get_growing_ids_times_and_all_that_was_said_of_them(kit: Kit) -> None:
@@ -155,13 +83,13 @@ def test_a_room_has_at_least_its_limit_and_at_most_an_eighth_more(kit: Kit) -> N
 
 def test_trimming_removes_the_old_and_the_many(kit: Kit) -> None:
     kit.say(*range(9))
-    assert now(kit.store.trim()) == 1
+    assert kit.ask(kit.store.trim()) == 1
     assert kit.read() == [str(each) for each in range(1, 9)]
     kit.time += 86401
     kit.say("new")
-    assert now(kit.store.trim()) == 8
+    assert kit.ask(kit.store.trim()) == 8
     assert kit.read() == ["new"]
-    assert now(kit.store.trim()) == 0
+    assert kit.ask(kit.store.trim()) == 0
 
 
 def test_limits_can_change(kit: Kit) -> None:
@@ -171,7 +99,7 @@ def test_limits_can_change(kit: Kit) -> None:
     kit.say("new")
     assert kit.read() == ["7", "new"]
     kit.time += 1e9
-    assert now(kit.store.trim()) == 0
+    assert kit.ask(kit.store.trim()) == 0
     kit.store.limit(replace(LIMITS, messages=0))
     kit.say("gone")
     assert kit.read() == []
@@ -179,8 +107,8 @@ def test_limits_can_change(kit: Kit) -> None:
 
 def test_an_id_is_never_used_again(kit: Kit) -> None:
     last = kit.say(*range(3), account="ann")[-1]
-    now(kit.store.forget("ann"))
-    now(kit.store.remove(RoomRecord("den", "den")))
+    kit.ask(kit.store.forget("ann"))
+    kit.ask(kit.store.remove(RoomRecord("den", "den")))
     assert kit.say("new")[0].id > last.id
 
 
@@ -189,8 +117,8 @@ def test_an_account_is_forgotten_in_all_rooms(kit: Kit) -> None:
     kit.say("b", account="bob")
     kit.say("c")
     kit.say("d", account="ann", room="other", token="t")
-    assert now(kit.store.forget("ann")) == 2
-    assert now(kit.store.forget("ann")) == 0
+    assert kit.ask(kit.store.forget("ann")) == 2
+    assert kit.ask(kit.store.forget("ann")) == 0
     assert kit.read() == ["b", "c"]
     assert len(kit.say("d", account="ann", room="other", token="t")) == 1
 
@@ -203,59 +131,59 @@ ANN = AccountRecord("ann", "Ann", "$scrypt$…", 1.0, 2.0)
 
 
 def test_records_come_back_as_they_were_put(kit: Kit) -> None:
-    now(kit.store.put(DEN, ANN))
+    kit.ask(kit.store.put(DEN, ANN))
     said = kit.say(*"abcd")
-    kept = kit.open(last=2)
+    kept = kit.restart(last=2)
     assert kept == Kept((DEN,), (ANN,), {"den": tuple(said[2:])})
-    assert kit.open(last=0).messages.get("den", ()) == ()
+    assert kit.restart(last=0).messages.get("den", ()) == ()
     changed = replace(DEN, topic="", bans=(), operators=frozenset(), modes=frozenset())
-    now(kit.store.put(changed))
-    assert kit.open().rooms == (changed,)
+    kit.ask(kit.store.put(changed))
+    assert kit.restart().rooms == (changed,)
 
 
 def test_a_removed_room_takes_its_messages_and_markers_with_it(kit: Kit) -> None:
-    now(kit.store.put(DEN, ANN))
+    kit.ask(kit.store.put(DEN, ANN))
     (said,) = kit.say("a", account="ann")
-    now(kit.store.mark("ann", "den", said.id))
-    now(kit.store.remove(DEN))
+    kit.ask(kit.store.mark("ann", "den", said.id))
+    kit.ask(kit.store.remove(DEN))
     assert kit.read() == []
-    assert now(kit.store.marks("ann")) == {}
-    now(kit.store.remove(DEN, RoomRecord("never", "never")))
-    assert kit.open() == Kept((), (ANN,), {})
+    assert kit.ask(kit.store.marks("ann")) == {}
+    kit.ask(kit.store.remove(DEN, RoomRecord("never", "never")))
+    assert kit.restart() == Kept((), (ANN,), {})
 
 
 def test_a_removed_account_leaves_its_messages(kit: Kit) -> None:
-    now(kit.store.put(ANN))
+    kit.ask(kit.store.put(ANN))
     kit.say("a", account="ann")
-    now(kit.store.mark("ann", "den", 1))
-    now(kit.store.remove(ANN))
+    kit.ask(kit.store.mark("ann", "den", 1))
+    kit.ask(kit.store.remove(ANN))
     assert kit.read() == ["a"]
-    assert kit.open().accounts == ()
-    now(kit.store.put(ANN))
-    assert now(kit.store.marks("ann")) == {}
+    assert kit.restart().accounts == ()
+    kit.ask(kit.store.put(ANN))
+    assert kit.ask(kit.store.marks("ann")) == {}
 
 
 def test_more_than_the_limit_is_refused_whole_and_changes_are_not(kit: Kit) -> None:
-    now(kit.store.put(DEN, ANN, RoomRecord("b", "b")))
+    kit.ask(kit.store.put(DEN, ANN, RoomRecord("b", "b")))
     for records in (
         (RoomRecord("c", "c"),),
         (replace(DEN, topic="x"), RoomRecord("c", "c")),
         (RoomRecord("c", "c"), AccountRecord("c", "c", "")),
     ):
         with pytest.raises(StoreError):
-            now(kit.store.put(*records))
-    now(kit.store.put(replace(DEN, topic="y"), AccountRecord("bob", "Bob", "")))
+            kit.ask(kit.store.put(*records))
+    kit.ask(kit.store.put(replace(DEN, topic="y"), AccountRecord("bob", "Bob", "")))
     with pytest.raises(StoreError):
-        now(kit.store.put(AccountRecord("c", "c", "")))
-    kept = kit.open()
+        kit.ask(kit.store.put(AccountRecord("c", "c", "")))
+    kept = kit.restart()
     assert [room.topic for room in kept.rooms] == ["y", ""]
     assert {account.key for account in kept.accounts} == {"ann", "bob"}
 
 
 def test_read_markers_only_advance_and_the_longest_unset_are_dropped(kit: Kit) -> None:
     with pytest.raises(StoreError):
-        now(kit.store.mark("ann", "den", 1))
-    now(kit.store.put(ANN))
+        kit.ask(kit.store.mark("ann", "den", 1))
+    kit.ask(kit.store.put(ANN))
     for room, id, markers in (
         ("den", 5, {"den": 5}),
         ("den", 3, {"den": 5}),
@@ -263,6 +191,6 @@ def test_read_markers_only_advance_and_the_longest_unset_are_dropped(kit: Kit) -
         ("den", 6, {"den": 6, "b": 1}),
         ("c", 2, {"den": 6, "c": 2}),
     ):
-        now(kit.store.mark("ann", room, id))
-        assert now(kit.store.marks("ann")) == markers
-    assert now(kit.store.marks("bob")) == {}
+        kit.ask(kit.store.mark("ann", room, id))
+        assert kit.ask(kit.store.marks("ann")) == markers
+    assert kit.ask(kit.store.marks("bob")) == {}

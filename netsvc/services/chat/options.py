@@ -48,6 +48,18 @@ def name_list(value: Any) -> tuple[str, ...]:
         raise ValueError(f"up to {_MOST_NAMES} names with commas between them: {error}") from None
 
 
+_MEMORY = "memory"
+_SQLITE = "sqlite:"
+
+
+def store_place(value: Any) -> str:
+    """Accept where messages are kept: `memory`, or `sqlite:` and a path."""
+    text = str(value)
+    if text != _MEMORY and not (text.startswith(_SQLITE) and text != _SQLITE and "\0" not in text):
+        raise ValueError("memory, or sqlite:FILE")
+    return text
+
+
 class ChatOptions(Options):
     """The options of the chat service."""
 
@@ -58,6 +70,13 @@ class ChatOptions(Options):
             "gbk",
             "Encoding of clients without UTF-8",
             shown_as("ENCODING", legacy_encoding),
+        ],
+        [
+            "store",
+            None,
+            None,
+            "Where messages are kept: memory or sqlite:FILE (default: a file in the --state directory, or memory)",
+            shown_as("STORE", store_place),
         ],
         # A terminal hands over at most 4,095 bytes a line.
         ["line-bytes", None, 4096, "Bytes in a line; longer is refused", byte_count(64, 65536)],
@@ -95,6 +114,9 @@ class ChatOptions(Options):
             whole_number(1, 1_000_000),
         ],
         ["history", None, 20, "Last messages of a room, shown on joining", whole_number(0, 1000)],
+        ["keep-messages", None, 10_000, "Messages of a room that are kept", whole_number(0, 100_000_000)],
+        ["keep-days", None, 0.0, "Days that a message is kept; 0 for ever", number(0, 36500)],
+        ["accounts", None, 10_000, "Accounts", whole_number(0, 10_000_000)],
         ["rate", None, 5.0, "Lines a second from a member, after burst", number(0.01, 1_000_000)],
         ["burst", None, 20, "Lines from one member at once", whole_number(1, 1_000_000)],
         [
@@ -119,5 +141,8 @@ class ChatOptions(Options):
             byte_count(1024, 1024**3),
         ],
     ]
-    #: All but the encoding, and names.
-    limits = tuple(entry[0] for entry in optParameters if entry[0] not in {"encoding", "reserved"})
+    optFlags: list[list[Any]] = [
+        ["sync", None, "Wait for the disk itself: what is kept in a file survives a loss of power, too"],
+    ]
+    #: All but the encoding, the store, and names.
+    limits = tuple(entry[0] for entry in optParameters if entry[0] not in {"encoding", "store", "reserved"})

@@ -1,0 +1,501 @@
+"""A chat's SQLite file: its schema, and what is read and written. Blocks; used by one thread at a time.
+
+The schema is described in docs/reference/chat-file.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import astuple
+from typing import Any, TypeVar
+
+from netsvc.services.chat.store.interface import (
+    AccountRecord,
+    Ban,
+    Kept,
+    Message,
+    NewMessage,
+    Record,
+    RoomRecord,
+    StoreError,
+    StoreLimits,
+)
+
+__all__ = ["MIGRATIONS", "Database", "InUseError", "UnusableError"]
+
+T = TypeVar("T")
+
+#: Marks the file as a chat of netsvc: "nchT".
+APPLICATION_ID = 0x6E636854
+
+#: The statements that lead from each version of the schema to the next. A released one never changes.
+MIGRATIONS = (
+    """
+    CREATE TABLE room (
+        key TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        made REAL NOT NULL,
+        founder TEXT NOT NULL,
+        operators TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        topic_by TEXT NOT NULL,
+        topic_time REAL NOT NULL,
+        modes TEXT NOT NULL,
+        bans TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE account (
+        key TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        password TEXT NOT NULL,
+        made REAL NOT NULL,
+        seen REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE message (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        time REAL NOT NULL,
+        room TEXT NOT NULL,
+        name TEXT NOT NULL,
+        text TEXT NOT NULL,
+        account TEXT NOT NULL,
+        acted INTEGER NOT NULL,
+        token TEXT
+    ) STRICT;
+    CREATE INDEX message_room ON message (room);
+    CREATE INDEX message_time ON message (time);
+    CREATE INDEX message_account ON message (account) WHERE account != '';
+    CREATE UNIQUE INDEX message_token ON message (room, token) WHERE token IS NOT NULL;
+    CREATE TABLE marker (
+        id INTEGER PRIMARY KEY,
+        account TEXT NOT NULL,
+        room TEXT NOT NULL,
+        message INTEGER NOT NULL,
+        UNIQUE (account, room)
+    ) STRICT;
+    """,
+)
+
+_SELECT = "SELECT id, time, room, name, text, account, acted FROM message WHERE "
+_PUT_ROOM = """
+    INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,
+        made = excluded.made, founder = excluded.founder, operators = excluded.operators, topic = excluded.topic,
+        topic_by = excluded.topic_by, topic_time = excluded.topic_time, modes = excluded.modes, bans = excluded.bans
+"""
+_PUT_ACCOUNT = """
+    INSERT INTO account VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,
+        password = excluded.password, made = excluded.made, seen = excluded.seen
+"""
+
+#: What members are told of an error, by its primary result code.
+_REASONS = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk has an error",
+    sqlite3.SQLITE_READONLY: "the disk is read-only",
+    sqlite3.SQLITE_BUSY: "another program has locked the history",
+    sqlite3.SQLITE_LOCKED: "another program has locked the history",
+    sqlite3.SQLITE_CORRUPT: "the history is damaged",
+    sqlite3.SQLITE_NOTADB: "the history is damaged",
+    sqlite3.SQLITE_CANTOPEN: "the history cannot be opened",
+    sqlite3.SQLITE_PERM: "the history may not be written",
+}
+
+
+class UnusableError(Exception):
+    """The file cannot be used. The text is the reason, for the log; `reason` is the one for members."""
+
+    def __init__(self, detail: str, reason: str = "the history cannot be opened") -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class InUseError(UnusableError):
+    """Another process, `pid`, uses the file; 0 if it is unknown."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid} uses it" if pid else "another process uses it")
+        self.pid = pid
+
+
+class Database:
+    """The file at `path`. `full`: a commit survives a loss of power as well (`synchronous=FULL`).
+    `patience`: seconds to wait for a lock of another program.
+
+    `open` takes the lock of the file, `PATH.lock`, so that no other process of netsvc uses it; programs that only read
+    may. After an error call `reopen`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        limits: StoreLimits,
+        *,
+        full: bool = False,
+        patience: float = 1.0,
+        now: Callable[[], float] = time.time,
+        migrations: Sequence[str] = MIGRATIONS,
+    ) -> None:
+        self.path = path
+        self.limits = limits
+        self._full = full
+        self._patience = patience
+        self._now = now
+        self._migrations = migrations
+        self._lock: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        #: The device and inode of the file and of its log.
+        self._identity: tuple[tuple[int, int] | None, ...] = ()
+        #: Messages by room.
+        self._counts: dict[str, int] = {}
+
+    # Opening and closing
+
+    def open(self) -> None:
+        """Take the lock, and open or create the file. Raises `UnusableError`, and then holds nothing."""
+        self._take_lock()
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file, and release the lock."""
+        self._disconnect()
+        if self._lock is not None:
+            # Not removed: another process may have opened it, and wait for it.
+            os.close(self._lock)
+            self._lock = None
+
+    def reopen(self) -> None:
+        """Open the file again after an error, and try to write. Raises `UnusableError` or `sqlite3.Error`.
+
+        A file that was deleted is written again, with all that was in it.
+        """
+        connection = self._connection
+        if connection is not None and self._identity != (found := self._identify()):
+            if found[0] is not None and found[0] != self._identity[0]:
+                raise UnusableError("it was replaced; restart netsvc to use the new one", "the history was replaced")
+            self._rewrite(connection)
+        self._disconnect()
+        self._connect()
+        assert self._connection is not None
+        with _Transaction(self._connection) as cursor:
+            cursor.execute(f"PRAGMA user_version = {len(self._migrations)}")
+
+    def _rewrite(self, connection: sqlite3.Connection) -> None:
+        copy = f"{self.path}.copy"
+        with suppress(FileNotFoundError):
+            os.unlink(copy)
+        if connection.in_transaction:
+            connection.rollback()
+        connection.execute("VACUUM INTO ?", (copy,))
+        os.chmod(copy, 0o600)
+        self._disconnect()
+        for name in (f"{self.path}-wal", f"{self.path}-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+        os.replace(copy, self.path)
+
+    def _take_lock(self) -> None:
+        try:
+            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise UnusableError(f"{error.strerror}: {os.path.basename(self.path)}.lock") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            holder = os.pread(lock, 20, 0).strip()
+            os.close(lock)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise InUseError(int(holder) if holder.isdigit() else 0) from None
+            raise UnusableError(error.strerror or "it cannot be locked") from error
+        self._lock = lock
+
+    def _connect(self) -> None:
+        try:
+            # SQLite would create it with the permissions that the umask leaves.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise UnusableError(error.strerror or "it cannot be created") from error
+        try:
+            connection = sqlite3.connect(
+                self.path, timeout=self._patience, isolation_level=None, check_same_thread=False
+            )
+            self._connection = connection
+            self._prepare(connection)
+            self._counts = dict(connection.execute("SELECT room, count(*) FROM message GROUP BY room"))
+        except sqlite3.Error as error:
+            raise UnusableError(str(error), reason_of(error)) from error
+        self._identity = self._identify()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        version = _pragma(connection, "user_version")
+        marked = _pragma(connection, "application_id")
+        if version > len(self._migrations) and marked == APPLICATION_ID:
+            known = len(self._migrations)
+            raise UnusableError(f"it was written by a newer netsvc: schema {version}, and this one knows {known}")
+        if marked not in (0, APPLICATION_ID) or (not marked and _has_tables(connection)):
+            raise UnusableError("it is the database of another program")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}")
+        # What is deleted is overwritten.
+        connection.execute("PRAGMA secure_delete = ON")
+        if version < len(self._migrations):
+            with _Transaction(connection) as cursor:
+                for script in self._migrations[version:]:
+                    for statement in filter(str.strip, script.split(";")):
+                        cursor.execute(statement)
+                cursor.execute(f"PRAGMA user_version = {len(self._migrations)}")
+                cursor.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _identify(self) -> tuple[tuple[int, int] | None, ...]:
+        return (_identity(self.path), _identity(f"{self.path}-wal"))
+
+    # Transactions
+
+    def run(self, operations: Iterable[Callable[[Database], T]]) -> list[T | StoreError]:
+        """Do all operations in one transaction, and return their results: an error for one that is refused.
+
+        Raises `sqlite3.Error` or `UnusableError`, and then nothing of it was done, and `reopen` has to be called.
+        """
+        connection = self._connection
+        if connection is None or self._identify() != self._identity:
+            raise UnusableError("it was deleted or replaced", "the history was deleted")
+        results: list[T | StoreError] = []
+        with _Transaction(connection) as cursor:
+            self._cursor = cursor
+            for operation in operations:
+                try:
+                    results.append(operation(self))
+                except StoreError as error:
+                    results.append(error)
+        return results
+
+    # Operations: each checks first, and then changes
+
+    def append(self, new: NewMessage) -> tuple[Message, bool]:
+        """Append a message; return it, and whether it is a new one."""
+        execute, token = self._cursor.execute, new.token or None
+        if token:
+            found = execute(_SELECT + "room = ? AND token = ?", (new.room, token)).fetchone()
+            if found:
+                return _message(found), False
+        now = self._now()
+        execute(
+            "INSERT INTO message (time, room, name, text, account, acted, token) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (now, new.room, new.name, new.text, new.account, new.acted, token),
+        )
+        count = self._counts[new.room] = self._counts.get(new.room, 0) + 1
+        message = Message(self._cursor.lastrowid or 0, now, new.room, new.name, new.text, new.account, new.acted)
+        most = self.limits.messages
+        if count > most + most // 8:
+            self._cut(new.room)
+        return message, True
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Keep records."""
+        rooms = {each.key: each for each in records if isinstance(each, RoomRecord)}
+        accounts = {each.key: each for each in records if isinstance(each, AccountRecord)}
+        if rooms:
+            self._check_limit("room", rooms, self.limits.rooms)
+        if accounts:
+            self._check_limit("account", accounts, self.limits.accounts)
+        for room in rooms.values():
+            self._cursor.execute(
+                _PUT_ROOM,
+                (
+                    room.key,
+                    room.name,
+                    room.made,
+                    room.founder,
+                    _json(sorted(room.operators)),
+                    room.topic,
+                    room.topic_by,
+                    room.topic_time,
+                    _json(sorted(room.modes)),
+                    _json([astuple(ban) for ban in room.bans]),
+                ),
+            )
+        for account in accounts.values():
+            self._cursor.execute(_PUT_ACCOUNT, astuple(account))
+
+    def _check_limit(self, table: str, keys: Iterable[str], limit: int) -> None:
+        execute = self._cursor.execute
+        # `table` is a constant.
+        known = f"SELECT 1 FROM {table} WHERE key = ?"  # noqa: S608
+        added = sum(execute(known, (key,)).fetchone() is None for key in keys)
+        if added:
+            (count,) = execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+            if count + added > limit:
+                raise StoreError(f"there is no room for another {table}")
+
+    def remove(self, records: Sequence[Record]) -> None:
+        """Remove records."""
+        execute = self._cursor.execute
+        for record in records:
+            if isinstance(record, RoomRecord):
+                execute("DELETE FROM room WHERE key = ?", (record.key,))
+                execute("DELETE FROM message WHERE room = ?", (record.key,))
+                execute("DELETE FROM marker WHERE room = ?", (record.key,))
+                self._counts.pop(record.key, None)
+            else:
+                execute("DELETE FROM account WHERE key = ?", (record.key,))
+                execute("DELETE FROM marker WHERE account = ?", (record.key,))
+
+    def read(self, room: str, limit: int, before: int | None, after: int | None, since: float | None) -> list[Message]:
+        """Return messages of a room."""
+        where, values = ["room = ?"], list[Any]([room])
+        for condition, value in (("id < ?", before), ("id > ?", after), ("time >= ?", since)):
+            if value is not None:
+                where.append(condition)
+                values.append(value)
+        forward = after is not None or since is not None
+        order = "ASC" if forward else "DESC"
+        query = f"{_SELECT}{' AND '.join(where)} ORDER BY id {order} LIMIT ?"
+        found = [_message(row) for row in self._cursor.execute(query, (*values, limit))]
+        return found if forward else found[::-1]
+
+    def forget(self, account: str, most: int) -> int:
+        """Delete at most `most` messages of an account; return their number."""
+        return self._delete(
+            "id IN (SELECT id FROM message WHERE account = ? AND account != '' LIMIT ?)", (account, most)
+        )
+
+    def mark(self, account: str, room: str, id: int) -> None:
+        """Keep a read marker."""
+        execute = self._cursor.execute
+        if not execute("SELECT 1 FROM account WHERE key = ?", (account,)).fetchone():
+            raise StoreError("there is no such account")
+        before = execute("SELECT message FROM marker WHERE account = ? AND room = ?", (account, room)).fetchone()
+        execute("DELETE FROM marker WHERE account = ? AND room = ?", (account, room))
+        # Inserted again, so that the one set last has the greatest id.
+        execute(
+            "INSERT INTO marker (id, account, room, message) SELECT ifnull(max(id), 0) + 1, ?, ?, ? FROM marker",
+            (account, room, max(id, before[0] if before else 0)),
+        )
+        execute(
+            "DELETE FROM marker WHERE account = ?1 AND id NOT IN "
+            "(SELECT id FROM marker WHERE account = ?1 ORDER BY id DESC LIMIT ?2)",
+            (account, self.limits.markers),
+        )
+
+    def marks(self, account: str) -> dict[str, int]:
+        """Return the read markers of an account."""
+        return dict(self._cursor.execute("SELECT room, message FROM marker WHERE account = ? ORDER BY id", (account,)))
+
+    def trim(self, most: int) -> int:
+        """Remove at most `most` messages that are too old or too many; return their number."""
+        removed = 0
+        for room, count in list(self._counts.items()):
+            if count > self.limits.messages and removed < most:
+                removed += self._cut(room, most - removed)
+        if self.limits.days is not None and removed < most:
+            oldest = self._now() - self.limits.days * 86400
+            removed += self._delete(
+                "id IN (SELECT id FROM message WHERE time < ? ORDER BY id LIMIT ?)", (oldest, most - removed)
+            )
+        return removed
+
+    def load(self, last: int) -> Kept:
+        """Return what is kept, with the last messages of each room."""
+        execute = self._cursor.execute
+        rooms = [_room(row) for row in execute("SELECT * FROM room ORDER BY rowid")]
+        accounts = [AccountRecord(*row) for row in execute("SELECT * FROM account ORDER BY rowid")]
+        messages = {room.key: tuple(self.read(room.key, last, None, None, None)) for room in rooms} if last else {}
+        return Kept(tuple(rooms), tuple(accounts), messages)
+
+    def _cut(self, room: str, most: int = 1 << 62) -> int:
+        excess = min(self._counts[room] - self.limits.messages, most)
+        return self._delete("id IN (SELECT id FROM message WHERE room = ? ORDER BY id LIMIT ?)", (room, excess))
+
+    def _delete(self, where: str, values: tuple[object, ...]) -> int:
+        query = f"DELETE FROM message WHERE {where} RETURNING room"  # noqa: S608  (`where` is a constant)
+        gone = [room for (room,) in self._cursor.execute(query, values).fetchall()]
+        for room in gone:
+            self._counts[room] -= 1
+        return len(gone)
+
+
+class _Transaction:
+    """A write transaction on a connection: committed at the end of the block, rolled back by an error."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Cursor:
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        return cursor
+
+    def __exit__(self, kind: object, _error: object, _trace: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            # A full disk has rolled back already.
+            self._connection.execute("ROLLBACK")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what members are told of an error."""
+    if isinstance(error, UnusableError):
+        return error.reason
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return _REASONS.get(code, "the history cannot be written")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _message(row: tuple[Any, ...]) -> Message:
+    id, time, room, name, text, account, acted = row
+    return Message(id, time, room, name, text, account, bool(acted))
+
+
+def _room(row: tuple[Any, ...]) -> RoomRecord:
+    key, name, made, founder, operators, topic, topic_by, topic_time, modes, bans = row
+    return RoomRecord(
+        key,
+        name,
+        made,
+        founder,
+        frozenset(json.loads(operators)),
+        topic,
+        topic_by,
+        topic_time,
+        frozenset(json.loads(modes)),
+        tuple(Ban(*ban) for ban in json.loads(bans)),
+    )
