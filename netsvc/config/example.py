@@ -27,6 +27,7 @@ _SERVED = ("echo", "chat")
 
 #: Values for options without a default.
 _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
+    ("chat", "store"): "sqlite:chat.sqlite",
     ("files", "root"): ".",
     ("files", "cache-control"): "public, max-age=3600",
     ("files", "cors"): "https://example.org",

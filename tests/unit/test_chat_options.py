@@ -48,8 +48,18 @@ def test_what_is_no_text_encoding_is_refused(name: str) -> None:
 
 def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
     declared = declared_settings(ChatOptions)
-    assert {setting.name for setting in declared} - {"encoding", "reserved"} == set(ChatOptions.limits)
-    assert all((setting.default or setting.name == "reserved") and setting.description for setting in declared)
+    assert {setting.name for setting in declared} - {"encoding", "reserved", "store", "sync"} == set(ChatOptions.limits)
+    assert all(setting.description for setting in declared)
+    no_default = {setting.name for setting in declared if not setting.default}
+    assert no_default == {"reserved", "store", "sync", "keep-days"}
+
+
+@pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "redis://x", "sqlite:a\0b"])
+def test_a_store_is_memory_or_a_file(place: str) -> None:
+    assert parse_settings(ChatOptions, {"store": "memory"})["store"] == "memory"
+    assert parse_settings(ChatOptions, {"store": "sqlite:a b"})["store"] == "sqlite:a b"
+    with pytest.raises(UserError, match="sqlite:FILE"):
+        parse_settings(ChatOptions, {"store": place})
 
 
 @pytest.mark.parametrize("name", ChatOptions.limits)

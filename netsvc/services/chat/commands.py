@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from netsvc.base.text import escape
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
 from netsvc.services.chat.events import Outlet, Reason
+from netsvc.services.chat.history import parse_request, tell
 from netsvc.services.chat.names import ChatError, EmptyTextError
 from netsvc.services.chat.store.interface import StoreError
 from netsvc.services.chat.wording import past
@@ -174,6 +175,11 @@ class Conversation:
             self.core.retitle(self.member, room, "" if text == "-" else text)
         self.notice(f"the topic of {room.name}: {room.topic}" if room.topic else f"{room.name} has no topic")
 
+    def _history(self, text: str) -> Deferred[None]:
+        room, asked = self.here(), parse_request(text, self.core.now())
+        answer = self.core.archive.store.read(room.key, asked.limit, since=asked.since)
+        return answer.addCallback(lambda messages: self.show(tell(room.name, messages, asked)))
+
     def _help(self, _text: str) -> None:
         self.notice(
             "type a line to send it to your current room; lines that start with / are commands:",
@@ -206,6 +212,7 @@ COMMANDS = {
     "msg": Command("NAME TEXT", "send a private message", Conversation._msg),
     "me": Command("TEXT", "say what you do", Conversation._me),
     "topic": Command("[TEXT]", "show or set the topic of the room; - removes it", Conversation._topic),
+    "history": Command("[NUMBER or TIME]", "show earlier messages of the room", Conversation._history),
     "help": Command("", "show this help", Conversation._help),
     "quit": Command("", "leave the chat", Conversation._quit),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from twisted.internet.defer import Deferred
 
 from netsvc.base.bucket import Bucket
+from netsvc.base.errors import UserError
 from netsvc.base.text import escape
 from netsvc.interfaces import Context
 from netsvc.services.chat.archive import Archive, event_of
@@ -156,6 +157,10 @@ class Rooms:
 
     def __len__(self) -> int:
         return len(self._rooms)
+
+    def all(self) -> Iterator[ChatRoom]:
+        """Iterate over all rooms, the remembered empty ones included."""
+        return iter(self._rooms)
 
     def __iter__(self) -> Iterator[ChatRoom]:
         """Iterate over the lobby and the rooms that have members."""
@@ -314,7 +319,13 @@ class ChatCore:
         return len(self._members)
 
     def reconfigure(self, options: ChatOptions) -> bool:
-        """Take new options in place, so that a reload does not separate new members from present ones."""
+        """Take new options in place, so that a reload does not separate new members from present ones.
+
+        Raises `UserError` if the store is to be another one.
+        """
+        changed = [name for name in ("store", "sync") if options[name] != self.options[name]]
+        if changed:
+            raise UserError([f"{' and '.join(changed)} cannot change in a reload; restart netsvc"])
         self.options = options
         self._reserved = reserved_names(options["reserved"])
         self.rooms.reconfigure(options)
@@ -489,6 +500,16 @@ class ChatCore:
             self.congestion.caught_up(archive)
         self.congestion.admit(room.members.keys(), room.name, member.name, new.text)
         archive.append(member, room, new)
+
+    def forget(self, account: str) -> Deferred[int]:
+        """Delete the messages of an account in all rooms; return their number. Fails with `StoreError`."""
+
+        def forgotten(count: int) -> int:
+            for room in self.rooms.all():
+                room.history = deque((each for each in room.history if each[1].account != account), room.history.maxlen)
+            return count
+
+        return self.archive.store.forget(account).addCallback(forgotten)
 
     def whisper(self, member: Member, receiver: Member, text: str) -> str:
         """Send a message to one member alone; return it as it was sent."""

@@ -256,7 +256,8 @@ class LineChat(Protocol):
                     return
                 self._line = None
                 self._admitted = False
-                if answer is not None and not answer.called:
+                # One that has been called may wait for another one.
+                if answer is not None and (answer.paused or not answer.called):
                     self._waiting = True
                     self._pause()
                     answer.addCallback(self._answered)

@@ -134,7 +134,7 @@ class SqliteStore:
     @property
     def worth(self) -> str:
         """What an acknowledged message survives."""
-        more = " and a loss of power" if self._full else ", but not a loss of power: see the option chat-sync"
+        more = " and a loss of power" if self._full else ", but not a loss of power (sync keeps it)"
         return f"messages are kept in {escape(self._path, 1000)}; one that was delivered survives a kill{more}"
 
     @property
@@ -202,6 +202,7 @@ class SqliteStore:
         if isinstance(kept, Kept):
             self._is_open = True
             self._resume()
+            self._log.info("{worth}", worth=self.worth)
             self._listener.opened(kept)
         elif not isinstance(kept, InUseError):
             self._fail(kept)
