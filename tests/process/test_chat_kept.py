@@ -1,0 +1,139 @@
+"""A real chat with a file: what anyone has seen survives a kill, an upgrade passes the file on, and no two share it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.builders.processes import PATIENCE, Server, connect, free_port, read_all, twistd
+
+pytestmark = pytest.mark.slow
+
+#: Acknowledged messages: as many as a receiver must have seen before the process is killed.
+SEEN = 10_000
+SENDERS = 4
+
+UNLIMITED = ("--chat-rate", "1000000", "--chat-burst", "1000000", "--chat-backlog", "1000000")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "chat.sqlite"
+
+
+def serve(file: Path, port: int, *more: str) -> Server:
+    return Server.twistd("--chat", f"127.0.0.1:{port}", "--chat-store", f"sqlite:{file}", *more)
+
+
+def kept(file: Path) -> list[str]:
+    connection = sqlite3.connect(file)
+    try:
+        return [text for (text,) in connection.execute("SELECT text FROM message WHERE room = 'lobby' ORDER BY id")]
+    finally:
+        connection.close()
+
+
+class Receiver(threading.Thread):
+    """Reads the messages that one member gets, until the connection ends."""
+
+    def __init__(self, port: int, enough: threading.Event) -> None:
+        super().__init__()
+        self.connection = connect(port)
+        self.texts: list[str] = []
+        self._enough = enough
+
+    def run(self) -> None:
+        for line in self._lines():
+            if found := re.match(r"\[lobby\] guest\d+: (\d+ \d+)$", line):
+                self.texts.append(found[1])
+                if len(self.texts) == SEEN:
+                    self._enough.set()
+
+    def _lines(self) -> Iterator[str]:
+        rest = b""
+        while True:
+            try:
+                data = self.connection.recv(1 << 16)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            yield from (line.decode().rstrip("\r") for line in lines)
+
+
+def read_to_the_end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        read_all(connection)
+
+
+def send(port: int, sender: int) -> None:
+    """Send without end, and read what comes, so that nobody waits for this member."""
+    with connect(port) as connection:
+        threading.Thread(target=read_to_the_end, args=(connection,), daemon=True).start()
+        try:
+            for number in range(100 * SEEN):
+                connection.sendall(b"%d %d\n" % (sender, number))
+        except OSError:
+            return
+
+
+def test_no_message_that_anyone_has_seen_is_missing_after_a_kill_and_all_saw_one_order(file: Path) -> None:
+    enough = threading.Event()
+    port = free_port()
+    with serve(file, port, *UNLIMITED) as server:
+        receivers = [Receiver(port, enough) for _ in range(3)]
+        senders = [threading.Thread(target=send, args=(port, number), daemon=True) for number in range(SENDERS)]
+        for thread in (*receivers, *senders):
+            thread.start()
+        assert enough.wait(3 * PATIENCE)
+        server.process.send_signal(signal.SIGKILL)
+        server.wait()
+        for receiver in receivers:
+            receiver.join(PATIENCE)
+            receiver.connection.close()
+    texts = kept(file)
+    for receiver in receivers:
+        assert receiver.texts == texts[: len(receiver.texts)]
+    assert len(receivers[0].texts) >= SEEN or max(len(each.texts) for each in receivers) >= SEEN
+    assert len(set(texts)) == len(texts)
+    # And it all is there for the next process.
+    with serve(file, port), connect(port) as connection:
+        connection.sendall(b"/history 2\n/quit\n")
+        shown = read_all(connection).decode()
+        assert re.findall(r"\(\d{4}-.*: (\d+ \d+)\r?$", shown, re.M) == texts[-2:]
+
+
+def test_an_upgrade_passes_the_file_on_and_connections_wait_for_it(file: Path) -> None:
+    port = free_port()
+    with serve(file, port) as server:
+        with connect(port) as ann:
+            ann.sendall(b"before\n/topic\n")
+            seen = b""
+            while b"no topic" not in seen:
+                seen += ann.recv(4096)
+            server.process.send_signal(signal.SIGUSR2)
+            assert b"goodbye" in read_all(ann)
+        with connect(port) as bob:
+            bob.sendall(b"/quit\n")
+            assert b"guest1: before" in read_all(bob)
+        server.wait_for("waiting until it has ended")
+    assert kept(file) == ["before"]
+
+
+def test_a_second_netsvc_on_the_file_is_refused_in_one_line(file: Path) -> None:
+    with serve(file, free_port()) as server:
+        second = twistd(
+            "-n", "--pidfile=", "netsvc", "--chat", f"127.0.0.1:{free_port()}", "--chat-store", f"sqlite:{file}"
+        )
+        assert second.returncode == 1
+        lines = [line for line in second.stderr.splitlines() if line.startswith("netsvc: ")]
+        assert len(lines) == 1 and str(file) in lines[0] and str(server.process.pid) in lines[0]
