@@ -5,8 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmarks.files import LARGE, SMALL
-from benchmarks.servers import CHAT, DATAGRAM, FILES, FILES_CONTROL, NETSVC, STREAM, TWISTD, WORKERS, Server
+from benchmarks.files import LARGE, MIDDLE, SMALL
+from benchmarks.servers import (
+    CHAT,
+    DATAGRAM,
+    FILES,
+    FILES_CONTROL,
+    HTTP,
+    HTTP_CONTROL,
+    HTTPS,
+    NETSVC,
+    STREAM,
+    TWISTD,
+    WORKERS,
+    Server,
+)
 
 __all__ = ["CASES", "Case", "Measure", "Phase", "phase_of"]
 
@@ -111,6 +124,41 @@ CASES = (
         (Phase("file-mixed", "p99 of a 4 KiB download while four of 1 GiB run", "ms", Measure.TAIL, scale=1e-3),),
         "fetch",
         (*_SMALL, "--parallel", "1", "--background", "4", "--background-name", LARGE[0]),
+    ),
+    Case(
+        "http-1g",
+        (*HTTP, HTTP_CONTROL),
+        (Phase("http-1g", "HTTP, download of 1 GiB", "GiB/s", per=1, per_name="GiB"),),
+        "fetch",
+        ("--name", LARGE[0], "--length", str(LARGE[1]), "--parallel", "1"),
+    ),
+    Case(
+        "http-4k",
+        (*HTTP, HTTP_CONTROL),
+        (Phase("http-4k", "HTTP, 4 KiB on 32 connections that are kept", "requests/s"),),
+        "fetch",
+        ("--dialect", "keep", *_SMALL, "--parallel", "32"),
+    ),
+    Case(
+        "http-4k-new",
+        (*HTTP, HTTP_CONTROL),
+        (Phase("http-4k-new", "HTTP, 4 KiB, a new connection for each, 10 at a time", "requests/s"),),
+        "fetch",
+        (*_SMALL, "--parallel", "10"),
+    ),
+    Case(
+        "http-mixed",
+        (*HTTP[:2], HTTP_CONTROL),
+        (Phase("http-mixed", "HTTP, p99 of 4 KiB while four of 1 GiB run", "ms", Measure.TAIL, scale=1e-3),),
+        "fetch",
+        ("--dialect", "keep", *_SMALL, "--parallel", "1", "--background", "4", "--background-name", LARGE[0]),
+    ),
+    Case(
+        "https-16m",
+        HTTPS,
+        (Phase("https-16m", "HTTPS, downloads of 16 MiB", "files/s", per=64, per_name="GiB"),),
+        "fetch_tls",
+        ("--name", MIDDLE[0], "--length", str(MIDDLE[1])),
     ),
     _chat(100),
     _chat(1000),

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
-__all__ = ["inspircd", "nginx", "ngircd"]
+__all__ = ["certificate", "inspircd", "nginx", "ngircd"]
 
 
-def nginx(port: int, directory: Path, root: Path) -> Path:
-    """Write nginx's: one worker, sendfile, an access log to a file, a new connection for each request."""
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a certificate for TLS and its key, unless they exist, and return their paths."""
+    paths = directory / "cert.pem", directory / "key.pem"
+    if not paths[0].exists():
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=7))
+            .sign(key, hashes.SHA256())
+        )
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        paths[1].write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
+        paths[0].write_bytes(made.public_bytes(encoding))
+    return paths
+
+
+def nginx(port: int, directory: Path, root: Path, *, tls: bool = False) -> Path:
+    """Write nginx's: one worker, sendfile, an access log to a file; connections are kept if the client keeps them."""
     path = directory / "nginx.conf"
+    secure = ""
+    if tls:
+        cert, key = certificate(directory)
+        secure = f"ssl_certificate {cert}; ssl_certificate_key {key};"
     temporary = "".join(
         f"    {name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -24,11 +52,12 @@ events {{ worker_connections 10000; }}
 http {{
     sendfile on;
     tcp_nopush on;
-    keepalive_timeout 0;
+    keepalive_requests 1000000000;
     default_type application/octet-stream;
     access_log {directory}/access.log;
 {temporary}    server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{" ssl" if tls else ""};
+        {secure}
         root {root};
     }}
 }}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
-__all__ = ["LARGE", "SMALL", "make_file"]
+__all__ = ["LARGE", "MIDDLE", "SMALL", "make_file"]
 
 #: Sizes by name.
 SMALL = ("small.bin", 4096)
+MIDDLE = ("middle.bin", 16 << 20)
 LARGE = ("large.bin", 1 << 30)
 _BLOCK = 1 << 20
 

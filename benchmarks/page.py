@@ -39,9 +39,9 @@ _METHOD = f"""\
   *Twisted*, *asyncio*, *uvloop* and *C* are the least code that echoes, without limits or a log; *netsvc's reactor* is
   the same Twisted code on that reactor, so that its difference to netsvc is what limits, counting and log cost.
   *netsvc, no limits* has all default limits lifted, *netsvc, every limit* has all that there are, far from the load.
-- Files: nginx with `sendfile on`, one worker, an access log and `keepalive_timeout 0`; netsvc speaks the classic
-  protocol (a name, the bytes, the end), the others HTTP, all of them over a new connection for each file. The files
-  are in the page cache.
+- Files: nginx with `sendfile on`, one worker and an access log. In the cases named HTTP all speak HTTP/1.1, and each
+  writes a line for each request (http.server to a file as well); in the others netsvc speaks the classic protocol (a
+  name, the bytes, the end), over a new connection for each file. The files are in the page cache.
 - Chat: netsvc with `--chat-rate 1000000 --chat-burst 1000000 --chat-members 2000`, history on; ngircd with
   `MaxPenaltyTime = 0` and InspIRCd with no flood limit, both without look-ups; `twistd words` with its room made and
   everybody let in by a file, because its own options for these fail on Python 3. Everybody is in one room, one member

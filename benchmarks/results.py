@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -56,7 +56,8 @@ def spread(numbers: Iterable[float]) -> Spread:
 class Row:
     """What all rounds of one peer in one case come to.
 
-    `ratio` is the peer's value to the base's in the same round, None when no round has both. CPU is in seconds an
+    `ratio` is the peer's value to the base's in the same round, None when no round has both; `cpu_ratio` is the same of
+    the server's CPU for an operation. CPU is in seconds an
     operation; busy is CPU seconds a second, 1.0 for a whole core: when the generator's is near 1 and the server's is
     not, the row shows the generator's limit.
     """
@@ -64,6 +65,7 @@ class Row:
     peer: str
     value: Spread
     ratio: Spread | None
+    cpu_ratio: Spread | None
     rate: Spread
     rounds: int
     p50_us: float
@@ -75,6 +77,14 @@ class Row:
     memory: int
     lost: int
     background: float
+
+
+def _value(reading: Reading) -> float:
+    return reading.value
+
+
+def _cpu(reading: Reading) -> float:
+    return reading.server_cpu / (reading.operations or 1)
 
 
 @dataclass
@@ -95,12 +105,12 @@ class Results:
         """List the peers of a case, in the order in which they were run first."""
         return list(dict.fromkeys(reading.peer for reading in self.readings if reading.case == case))
 
-    def ratio(self, case: str, peer: str, base: str) -> Spread | None:
-        """Compare two peers round by round."""
+    def ratio(self, case: str, peer: str, base: str, of: Callable[[Reading], float] = _value) -> Spread | None:
+        """Compare two peers round by round, by their values or by what else `of` returns."""
         by_round: dict[int, dict[str, float]] = {}
         for reading in self.readings:
             if reading.case == case:
-                by_round.setdefault(reading.round, {})[reading.peer] = reading.value
+                by_round.setdefault(reading.round, {})[reading.peer] = of(reading)
         ratios = [values[peer] / values[base] for values in by_round.values() if peer in values and values.get(base)]
         return spread(ratios) if ratios else None
 
@@ -115,6 +125,7 @@ class Results:
             peer=peer,
             value=spread(reading.value for reading in chosen),
             ratio=self.ratio(case, peer, base),
+            cpu_ratio=self.ratio(case, peer, base, _cpu),
             rate=spread(per("operations", "seconds")),
             rounds=len(chosen),
             p50_us=median(reading.p50_us for reading in chosen),

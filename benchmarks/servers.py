@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -24,6 +26,9 @@ __all__ = [
     "DATAGRAM",
     "FILES",
     "FILES_CONTROL",
+    "HTTP",
+    "HTTPS",
+    "HTTP_CONTROL",
     "NETSVC",
     "STREAM",
     "TWISTD",
@@ -212,11 +217,20 @@ WORKERS = (
 )
 
 
-def _nginx(peer: str, control: str | None = None) -> Server:
+def _client_hello() -> bytes:
+    """Return the first bytes of a TLS client."""
+    sent = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    return sent.read()
+
+
+def _nginx(peer: str, control: str | None = None, *, tls: bool = False) -> Server:
     return Server(
         peer,
-        lambda site: [program("nginx"), "-c", str(configs.nginx(site.port, site.directory, site.root))],
-        probe=_HTTP,
+        lambda site: [program("nginx"), "-c", str(configs.nginx(site.port, site.directory, site.root, tls=tls))],
+        probe=_client_hello() if tls else _HTTP,
         absent=_package("nginx", "nginx-light"),
         dialect=("--dialect", "http"),
         control=control,
@@ -252,6 +266,32 @@ FILES = (
 )
 #: nginx against nginx: how far two runs of one and the same are apart.
 FILES_CONTROL = _nginx("nginx, again", control="nginx")
+
+#: What all of them speak: HTTP/1.1, so that connections can be kept.
+HTTP = (
+    Server(
+        NETSVC,
+        _netsvc("--files-http", "{address}", "--files-root", "{root}"),
+        _HTTP,
+        dialect=("--dialect", "http"),
+    ),
+    *FILES[1:3],
+    replace(FILES[3], command=lambda site: [*FILES[3].command(site), "--protocol", "HTTP/1.1"]),
+)
+HTTP_CONTROL = FILES_CONTROL
+
+
+def _secure(site: Site) -> Sequence[str]:
+    cert, key = configs.certificate(site.directory)
+    address = f"tls:{site.port}:interface=127.0.0.1:cert={cert}:key={key}"
+    return _netsvc("--files-http", address, "--files-root", "{root}")(site)
+
+
+HTTPS = (
+    Server(NETSVC, _secure, _client_hello()),
+    replace(_nginx("nginx", tls=True), dialect=()),
+    replace(_nginx("nginx, again", control="nginx", tls=True), dialect=()),
+)
 
 CHAT = (
     Server(

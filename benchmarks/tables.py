@@ -32,7 +32,7 @@ class Table:
         if self.phase.measure in (Measure.MEMORY, Measure.START):
             return [*measured, "MiB in all"]
         cpu = f"CPU s/{self.phase.per_name}"
-        common = ["p50", "p99", cpu, "generator's", "busy", "MiB"]
+        common = ["p50", "p99", cpu, f"of {self.case.base}'s", "generator's", "busy", "MiB"]
         if self.phase.measure is Measure.TAIL:
             return [*measured, "p50", "downloads/s", "beside them GiB/s", "busy", "MiB"]
         return [*measured, *common]
@@ -52,6 +52,7 @@ class Table:
             _time(row.p50_us),
             _time(row.p99_us),
             figure(cpu_per(row, self.phase)),
+            _ratio(row.cpu_ratio),
             figure(row.generator_cpu * self.phase.per),
             busy,
             memory,

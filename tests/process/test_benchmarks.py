@@ -23,7 +23,7 @@ from benchmarks.files import SMALL, make_file
 from benchmarks.generators import SOURCES, compiled, compiler, generate
 from benchmarks.process import Running, free_port
 from benchmarks.results import Results
-from benchmarks.servers import CHAT, DATAGRAM, FILES, NETSVC, STREAM, Server, Site, start
+from benchmarks.servers import CHAT, DATAGRAM, FILES, HTTP, HTTPS, NETSVC, STREAM, Server, Site, start
 from tests.builders.processes import PATIENCE
 from tests.builders.several import until_gone
 
@@ -150,10 +150,23 @@ def test_the_download_generator_works_with_the_classic_protocol(tmp_path: Path) 
 
 
 @needs_compiler
+@pytest.mark.parametrize("server", HTTPS[:2], ids=lambda server: server.peer)
+def test_the_download_generator_works_over_https(server: Server) -> None:
+    if reason := server.absent():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        with running(server, Path(name)) as (_, port):
+            for file, size in ((SMALL[0], SMALL[1]), ("odd.bin", (1 << 20) + 4321)):
+                [result] = load("fetch_tls", port, "--name", file, "--length", str(size))
+                assert result["operations"] > 0
+            with pytest.raises(BenchError, match="the answer has status 404"):
+                load("fetch_tls", port, "--name", "missing.bin")
+
+
+@needs_compiler
 def test_the_download_generator_works_over_http(tmp_path: Path) -> None:
-    plain = named(FILES, "http.server")
-    kept = Server("kept", lambda place: [*plain.command(place), "--protocol", "HTTP/1.1"], plain.probe)
-    with running(kept, tmp_path) as (_, port):
+    with running(named(HTTP, "http.server"), tmp_path) as (_, port):
         for dialect in ("http", "keep"):
             [result] = load("fetch", port, "--name", "small.bin", "--dialect", dialect, "--parallel", "2")
             assert result["operations"] > 0
