@@ -257,14 +257,14 @@ class HTTPConnection(Protocol):
         if self._answering:
             return
         self._answering = True
+        turns = AT_ONCE
         try:
-            for _ in range(AT_ONCE):
-                if self._closing or self.exchange is not None or not self._unread or self._is_paused:
-                    break
-                self._parse()
-            else:
-                if self.exchange is None:
+            while self._unread and self.exchange is None and not (self._closing or self._is_paused):
+                if not turns:
                     self.factory.clock.callLater(0, self._answer)
+                    break
+                turns -= 1
+                self._parse()
         finally:
             self._answering = False
         if self._client_done and self.exchange is None and not self._unread and not self._closing:

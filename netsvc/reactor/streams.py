@@ -31,6 +31,9 @@ from netsvc.reactor.hooks import Hooked, Hooks
 __all__ = ["BEING_FLUSHED", "FlushedMixin", "PlainTCPPort", "PlainUNIXPort", "TCPConnector", "TCPPort", "UNIXConnector"]
 __all__ += ["UNIXPort", "adopt_tcp_port"]
 
+#: Tells the kernel that more follows at once, so that it does not send a partial segment. Linux has it.
+_MORE: int = getattr(socket, "MSG_MORE", 0)
+_DONE = Failure(main.CONNECTION_DONE)
 _FULL = frozenset((errno.EAGAIN, errno.ENOBUFS))
 
 # The states of `FlushedMixin.flushing`, besides 0.
@@ -322,6 +325,7 @@ class _FlushedStream(FlushedMixin, Hooks):
     _writeDisconnecting: bool
     _writeDisconnected: bool
     _maybePauseProducer: Any
+    _closeWriteConnection: Any
     writeSomeData: Any
     send_now: Any
 
@@ -416,19 +420,22 @@ class _FlushedStream(FlushedMixin, Hooks):
             if self.waiting:
                 self.stopWriting()
             return main.CONNECTION_DONE
+        if self._writeDisconnecting and not written and not self.dataBuffer and self.producer is None:
+            return self._half_closed()
         if (
             not written
             or self.dataBuffer
             or (self.producer is not None and (self.producerPaused or not self.streamingProducer))
             or self.disconnecting
-            or self._writeDisconnecting
             or self._tempDataLen > self.SEND_LIMIT
         ):
             # Not the simple case: leave it to Twisted's code.
             return super().doWrite()  # type: ignore[misc]
         data = written[0] if len(written) == 1 else b"".join(written)
+        # The end of the stream goes into the same segment.
+        flags = _MORE if self._writeDisconnecting else 0
         try:
-            sent: Any = self.socket.send(data) if self.writes is None else self.send_now(data)
+            sent: Any = self.socket.send(data, flags) if self.writes is None else self.send_now(data, flags)
         except OSError:
             # `writeSomeData` tries again and interprets the error.
             sent = self.writeSomeData(data)
@@ -437,6 +444,8 @@ class _FlushedStream(FlushedMixin, Hooks):
         written.clear()
         self._tempDataLen = 0
         if sent == len(data):
+            if self._writeDisconnecting:
+                return self._half_closed()
             self.flushing = 0
             if self.waiting:
                 self.stopWriting()
@@ -444,6 +453,14 @@ class _FlushedStream(FlushedMixin, Hooks):
             self.dataBuffer = data
             self.offset = sent
         return None
+
+    def _half_closed(self) -> Any:
+        """Send the end of the stream, as `FileDescriptor.doWrite` does after the last byte."""
+        self.flushing = 0
+        if self.waiting:
+            self.stopWriting()
+        self._writeDisconnected = True
+        return self._closeWriteConnection()
 
 
 class _FlushedTCPServer(_FlushedStream, _TCPServer):
@@ -477,6 +494,14 @@ class _FlushedTCPServer(_FlushedStream, _TCPServer):
         self.hostname = client[0]
         reactor.addReader(self)
         self.connected = 1
+
+    def loseConnection(self) -> None:
+        """Close the connection after everything is written; see `ITransport.loseConnection`."""
+        if self._writeDisconnected and self.connected and not self.disconnecting and not self.TLS:
+            # There is nothing to write. The same as Twisted, except that it reuses the failure.
+            self.connectionLost(_DONE)
+        else:
+            super().loseConnection()
 
     def _stop_reading(self) -> None:
         # At the end of a connection the reactor has usually removed it from its tables already.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, UnsupportedAddressFamily
-from twisted.internet.interfaces import IPullProducer, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
 from twisted.internet.protocol import ClientFactory, DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -64,6 +64,47 @@ def test_what_is_written_in_one_turn_leaves_in_one_call_from_wherever_it_was_wri
     net.until(lambda: other.transport.socket.calls["send"] > 1)
     assert read(other_peer, 26) == b"one two three" * 2
     assert other.transport.socket.calls["send"] == 2
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfClosing(Wire):
+    """Answers with `answer` and the end of its stream, and closes when the peer has."""
+
+    answer = b""
+    written_to_the_end = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(self.answer)  # type: ignore[union-attr]
+        self.transport.loseWriteConnection()  # type: ignore[union-attr]
+
+    def writeConnectionLost(self) -> None:
+        self.written_to_the_end = True
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("answer", [b"", b"answer"])
+def test_a_half_close_costs_no_call_but_the_write_and_the_shutdown(net: Net, answer: bytes) -> None:
+    wire, peer = net.connect()
+    wire.transport.protocol = closing = HalfClosing()
+    closing.answer = answer
+    closing.transport = wire.transport
+    sockets = wire.transport.socket = Counting(wire.transport.socket)
+    peer.sendall(b"now")
+    net.until(lambda: closing.written_to_the_end)
+    assert {name: sockets.calls.get(name, 0) for name in ("recv", "send", "shutdown")} == {
+        "recv": 1,
+        "send": bool(answer),
+        "shutdown": 1,
+    }
+    assert read(peer, len(answer)) == answer
+    assert peer.recv(1) == b""
+    peer.close()
+    net.until(lambda: closing.reason)
+    wire.reason = closing.reason
+    assert wire.reason is ConnectionDone
+    assert (sockets.calls["recv"], sockets.calls["shutdown"], sockets.calls["close"]) == (2, 1, 1)
 
 
 def test_nothing_is_sent_and_no_connection_lost_inside_write(net: Net) -> None:
