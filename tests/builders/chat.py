@@ -83,15 +83,22 @@ def build_protocol(core: ChatCore) -> Any:
 
 
 class Client:
-    """One connection of the line protocol over a fake transport, and what the client does and sees."""
+    """One connection of the line protocol over a fake transport, and what the client does and sees.
 
-    def __init__(self, core: ChatCore, transport: Any = None) -> None:
+    It has arrived, and ends its lines with LF; a `fresh` one has sent nothing yet.
+    """
+
+    def __init__(self, core: ChatCore, transport: Any = None, *, fresh: bool = False) -> None:
         self.core = core
         self.clock = core.context.reactor
         self.transport = transport or cast(Any, StringTransport())
         self.protocol = build_protocol(core)
         self.transport.protocol = self.protocol
         self.protocol.makeConnection(self.transport)
+        if not fresh:
+            if not (self.protocol._closing or self.protocol._waiting):
+                self.protocol._arrive()
+            self.protocol.dataReceived(b"\n")
 
     def sends(self, data: bytes | str) -> bytes:
         """Send; return what has come since the last time."""

@@ -52,7 +52,7 @@ class Caller(Protocol):
         return seen
 
     def dataReceived(self, data: bytes) -> None:
-        self.got += data
+        self.got = (self.got + data).replace(b"\r\n", b"\n")
         for waiting in list(self._waiting):
             if waiting[0] in self.got:
                 self._waiting.remove(waiting)
@@ -92,6 +92,7 @@ class Place:
         self.reactor = reactor
         options = parse_settings(ChatOptions, settings)
         self.core = ChatCore(options, Context(reactor, Logger()))  # type: ignore[arg-type]
+        self.core.start()
         self.factory = OpenPort(stream_factory(LineChat, self.core))
         self.callers: list[Caller] = []
         self.ports: list[Any] = []

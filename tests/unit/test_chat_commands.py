@@ -25,6 +25,7 @@ class Person:
         self.shown: list[Any] = []
         self.conversation = Conversation(core, self, self.tell)
         self.conversation.begin()
+        self.conversation.arrive()
         if name:
             self.does(f"/nick {name}")
 

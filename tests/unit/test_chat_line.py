@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransportWithDisconnection
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import connectedServerAndClient
 
 from netsvc.services.chat.core import ChatCore
@@ -15,6 +15,7 @@ from netsvc.services.chat.events import (
     Acted,
     Departed,
     Displaced,
+    Joined,
     Left,
     Reason,
     Renamed,
@@ -22,7 +23,9 @@ from netsvc.services.chat.events import (
     Stopping,
     Whispered,
 )
-from netsvc.services.chat.line import LINGER
+from netsvc.services.chat.line import ARRIVAL, LINGER, QUIET, TYPING
+from netsvc.services.chat.lines import ALIVE
+from netsvc.services.chat.text import MARKS
 from netsvc.services.chat.wording import wording
 from tests.builders.chat import Client, Recorder, build_core, build_protocol, client, said, shown
 from tests.builders.facts import states
@@ -66,7 +69,7 @@ class TestLines:
 
     @pytest.mark.parametrize("cut", [False, True])
     def test_bytes_may_come_in_any_pieces(self, ann: Client, bob: Client, cut: bool) -> None:
-        data = b"one\r\ntw\xe4\xb8\xad\xff\xf4\xff\xfd\x06o\r\0\r\n/me waves\nrest"
+        data = b"one\r\ntw\xe4\xb8\xad\xff\xf1\xff\xfd\x06o\r\0\r\n/me waves\nrest"
         for piece in [data[at : at + 1] for at in range(len(data))] if cut else [data]:
             ann.sends(piece)
         assert bob.sees() == shown(*said("ann", "one", "tw中o"), Acted("lobby", "ann", "waves"))
@@ -178,6 +181,178 @@ class TestEncodings:
         ann.sends("hi\n")
         assert pieces[-1] == shown(*said("ann", "hi"))
         assert pieces[-3] is pieces[-2] is pieces[-1]
+
+
+class TestArrival:
+    def test_others_are_told_after_a_moment_or_the_first_line(self, core: ChatCore, ann: Client) -> None:
+        silent = Client(core, fresh=True)
+        silent.clock.advance(ARRIVAL - 0.01)
+        assert ann.sees() == b"" and b"lobby" not in silent.sees()
+        silent.clock.advance(0.01)
+        assert ann.sees() == shown(Joined("lobby", "guest2")) and b"lobby" in silent.sees()
+        eager = Client(core, fresh=True)
+        eager.sends("hi\n")
+        assert ann.sees() == shown(Joined("lobby", "guest3"), *said("guest3", "hi"))
+        eager.clock.advance(1)
+        assert ann.sees() == b""
+
+    def test_of_one_that_leaves_before_no_one_is_told(self, core: ChatCore, ann: Client) -> None:
+        scanner = Client(core, fresh=True)
+        scanner.lose()
+        ann.clock.advance(1)
+        assert ann.sees() == b"" and len(core) == 1
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\r\n/nick root\r\n/topic owned\r\nhello\r\n",
+            b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n/nick root\nhello\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\n\n/nick root\n\xff\xfdhello\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+        ],
+    )
+    @pytest.mark.parametrize("cut", [False, True])
+    def test_a_client_of_another_protocol_is_closed_and_no_one_is_told(
+        self, core: ChatCore, ann: Client, data: bytes, cut: bool
+    ) -> None:
+        with capturedLogs() as events:
+            other = Client(core, fresh=True)
+            for piece in [data[at : at + 1] for at in range(len(data))] if cut else [data]:
+                other.sends(piece)
+            other.clock.advance(1)
+        assert other.transport.disconnecting and len(core) == 1
+        assert ann.sees() == b"" and not states(ann.sends("/rooms\n"), "owned")
+        (record,) = events
+        assert len(formatEvent(record)) < 200 and "192.168.1.1" in formatEvent(record)
+        other.lose()
+
+    def test_a_request_that_stops_in_its_first_line_is_not_said(self, core: ChatCore, ann: Client) -> None:
+        other = Client(core, fresh=True)
+        other.sends(b"GET / HT")
+        other.clock.advance(QUIET)
+        assert other.transport.disconnecting and ann.sees() == b""
+        other.lose()
+
+    def test_a_flood_of_them_is_logged_a_few_times(self, core: ChatCore) -> None:
+        with capturedLogs() as events:
+            for _ in range(100):
+                other = Client(core, fresh=True)
+                other.sends(b"GET / HTTP/1.0\r\n\r\n")
+                other.lose()
+        assert 0 < len(events) <= 20
+
+    def test_a_line_of_http_among_others_is_a_line(self, ann: Client, bob: Client) -> None:
+        ann.sends("GET / HTTP/1.1\n")
+        assert bob.sees() == shown(*said("ann", "GET / HTTP/1.1"))
+
+
+class TestClients:
+    """What clients do that are no nc: each of it was seen."""
+
+    def test_the_greeting_has_the_line_end_of_a_network_terminal(self, core: ChatCore) -> None:
+        telnet = Client(core, fresh=True)
+        telnet.sends(b"")
+        telnet.protocol._arrive()
+        got = telnet.sees()
+        assert got.count(b"\r\n") == got.count(b"\n") > 0
+        assert telnet.sends(b"\xff\xfb\x1f/who\n").endswith(b"\r\n")
+
+    @pytest.mark.parametrize("key", ["\b", "\x7f", b"\xff\xf7"])
+    def test_a_key_that_erases_does(self, ann: Client, bob: Client, key: str | bytes) -> None:
+        key = key.encode() if isinstance(key, str) else key
+        ann.sends(b"helpo" + 2 * key + b"lo\n")
+        assert bob.sees() == shown(*said("ann", "hello"))
+        ann.sends("学习é👍🏽".encode() + 2 * key + b"\n" + key + b"\n")
+        assert bob.sees() == shown(*said("ann", "学习"))
+
+    def test_are_you_there_is_answered(self, ann: Client, bob: Client) -> None:
+        assert ann.sends(b"he\xff\xf6llo\n") == ALIVE
+        assert bob.sees() == shown(*said("ann", "hello"))
+
+    def test_one_that_never_ends_a_line_is_heard_after_a_moment(self, core: ChatCore, ann: Client) -> None:
+        other = Client(core, fresh=True)
+        other.protocol._arrive()
+        ann.sees()
+        for text in ("hello", "world", "学习"):
+            other.sends(text)
+            other.clock.advance(QUIET - 0.01)
+            assert ann.sees() == b""
+            other.clock.advance(0.01)
+            assert ann.sees() == shown(*said("guest2", text))
+        # Pieces of one text come in quick succession.
+        other.sends("/msg ann ")
+        other.clock.advance(QUIET / 2)
+        other.sends("hi")
+        other.clock.advance(QUIET)
+        assert ann.sees() == shown(Whispered("guest2", "hi"))
+        other.lose()
+        assert not core.context.reactor.getDelayedCalls()
+
+    def test_who_types_letter_by_letter_is_not_cut(self, core: ChatCore, ann: Client) -> None:
+        typist = Client(core, fresh=True)
+        typist.protocol._arrive()
+        ann.sees()
+        for key in ("h", "é", "l", "p", "\x7f", "\x1b[D", "o"):
+            typist.sends(key)
+            typist.clock.advance(TYPING - 1)
+        assert ann.sees() == b""
+        typist.sends("\r")
+        assert ann.sees() == shown(*said("guest2", "hélo"))
+        # One who ends lines is waited for, however the next one comes.
+        typist.sends("pasted and then")
+        typist.clock.advance(3600)
+        assert ann.sees() == b""
+        typist.sends(" sent\r\0")
+        assert ann.sees() == shown(*said("guest2", "pasted and then sent"))
+
+    def test_texts_that_end_with_zeros_are_lines(self, ann: Client, bob: Client) -> None:
+        ann.sends(b"hello\0")
+        assert bob.sees() == shown(*said("ann", "hello"))
+        ann.sends(b"last\n".ljust(8192, b"\0"))
+        ann.sends(b"one more\n".ljust(8192, b"\0"))
+        assert bob.sees() == shown(*said("ann", "last", "one more"))
+
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+    def test_utf16_with_a_mark_is_read_and_answered(self, core: ChatCore, ann: Client, encoding: str) -> None:
+        other = Client(core, fresh=True)
+        other.sees()
+        answer = other.sends("\ufeff/nick 小明\r\n学习 é\r\n".encode(encoding))
+        assert "小明" in answer.decode(encoding)
+        assert shown(*said("小明", "学习 é")) in ann.sees()
+        ann.sends("é好\n")
+        assert other.sees() == shown(*said("ann", "é好"), encoding=encoding, end="\r\n")
+
+    @pytest.mark.parametrize("text", ["学习", "学", "一", "联通"])
+    def test_a_first_line_in_gbk_is_read_and_answered_so(self, core: ChatCore, ann: Client, text: str) -> None:
+        other = client(core)
+        ann.sees()
+        assert states(other.sends(text.encode("gbk") + b"\n"), "* ", "gbk")
+        assert ann.sees() == shown(*said("guest2", text))
+        ann.sends("好\n")
+        assert other.sees() == shown(*said("ann", "好"), encoding="gbk")
+
+    def test_a_byte_order_mark_is_no_letter(self, ann: Client, bob: Client) -> None:
+        assert states(ann.sends("\ufeff/nick amy\n"), "* ", "amy")
+        bob.sees()
+        ann.sends("\ufeff\n\ufeffhi\n")
+        assert bob.sees() == shown(*said("amy", "hi"))
+
+    def test_marks_are_reduced_everywhere(self, ann: Client, bob: Client) -> None:
+        zalgo = "a" + "\u0301" * 300
+        for line in (zalgo, f"/me {zalgo}", f"/topic {zalgo}", f"/msg bob {zalgo}"):
+            ann.sends(line + "\n")
+            assert bob.sees().decode().count("\u0301") == MARKS
+
+    @pytest.mark.parametrize("text", ["\u3164", "\u2800", "\u200b", "\u200d", "\U000e0041", "\u202e"])
+    def test_what_does_not_show_is_not_said(self, ann: Client, bob: Client, text: str) -> None:
+        for line in (text, f"/me {text}", f"/topic {text}", f"/msg bob {text}"):
+            ann.sends(line + "\n")
+        assert bob.sees() == b""
+
+    def test_what_reorders_stays_with_its_writer(self, ann: Client, bob: Client) -> None:
+        ann.sends("a\u202eb\u2066c\u2069d می\u200cخواهم 👨\u200d👩\n")
+        assert bob.sees() == shown(*said("ann", "abcd می\u200cخواهم 👨\u200d👩"))
 
 
 class TestTogether:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsvc.services.chat.lines import OVERLONG, LineSplitter, Overlong, TelnetFilter
+from netsvc.services.chat.lines import ALIVE, OVERLONG, LineSplitter, Overlong, TelnetFilter
 
 Line = bytes | Overlong
 
@@ -41,11 +41,14 @@ def singly(data: bytes) -> list[bytes]:
         # RFC 854: CR NUL is a return without a line feed.
         (b"a\r\0b\r\n", [b"a", b"b"]),
         (b"\n\r\n  \n\t\r\n\r\0\r", []),
-        (b"a\0\rb\n", [b"a\0\rb"]),
+        (b"hello\rworld\rend\n", [b"hello", b"world", b"end"]),
+        # The zero that ends a text in C, and the padding of a fixed buffer.
+        (b"a\0b\0\0\r\0", [b"a", b"b"]),
+        (b"last\n" + bytes(8187) + b"more\n", [b"last", b"more"]),
         (b" a \n", [b" a "]),
         (b"12345678\n12345678\r\n12345678\r\0x\n", [b"12345678"] * 3 + [b"x"]),
         (b"123456789\nx\n", [OVERLONG, b"x"]),
-        (b"12345678\r9\nx\n", [OVERLONG, b"x"]),
+        (b"12345678\r9\nx\n", [b"12345678", b"9", b"x"]),
         (b"123456789\r\nx\n", [OVERLONG, b"x"]),
         (b"1234567890123\r\nx\n", [OVERLONG, b"x"]),
         (b"12345678", [b"12345678"]),
@@ -54,7 +57,12 @@ def singly(data: bytes) -> list[bytes]:
         (b"1234567890", [OVERLONG]),
         (b"x" * 100, [OVERLONG]),
         ("中\n文".encode("gbk"), ["中".encode("gbk"), "文".encode("gbk")]),
-        (b"\xff\xf4\xff\xfd\x06a\n", [b"a"]),
+        (b"\xff\xf1\xff\xfd\x06a\n", [b"a"]),
+        # Erase Character, Erase Line and Interrupt Process are the keys that do that.
+        (b"ab\xff\xf7c\n", [b"ab\x7fc"]),
+        (b"ab\xff\xf8c\xff\xf4d\n", [b"ab\x15c\x15d"]),
+        ("\ufeff学\r\nok\n\0".encode("utf-16-le"), ["学".encode(), b"ok"]),
+        ("\ufeff学\r\nok\n\0".encode("utf-16-be"), ["学".encode(), b"ok"]),
     ],
 )
 def test_lines_are_the_same_whole_and_byte_by_byte(data: bytes, lines: list[Line]) -> None:
@@ -83,22 +91,77 @@ def test_the_user_may_stop_between_two_lines_and_be_fed_meanwhile() -> None:
     assert taken(splitter) == [b"b", b"cc", b"d"]
 
 
-def test_a_line_end_with_return_is_noticed() -> None:
-    splitter = LineSplitter(8)
-    splitter.feed(b"a\nb\r")
-    assert taken(splitter) == [b"a"] and not splitter.ends_with_return
-    splitter.feed(b"\n")
-    assert taken(splitter) == [b"b"] and splitter.ends_with_return
+@pytest.mark.parametrize(
+    ("data", "end"),
+    [
+        (b"a", None),
+        (b"a\0", None),
+        (b"a\n", "\n"),
+        (b"\n", "\n"),
+        (b"a\r\n", "\r\n"),
+        (b"a\r", "\r\n"),
+        (b"a\nb\r\nc\n", "\r\n"),
+        (b"\xff\xfb\x18a\n", "\r\n"),
+    ],
+)
+def test_the_line_end_of_the_client_is_noticed(data: bytes, end: str | None) -> None:
+    for pieces in ([data], singly(data)):
+        splitter = LineSplitter(8)
+        for piece in pieces:
+            splitter.feed(piece)
+        assert splitter.line_end == end
+        assert splitter.ended is (b"\n" in data or b"\r" in data or b"\0" in data)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "typed"),
+    [
+        (["h", "e", "l"], True),
+        (["é", "学", "👍", "\x7f", "\x1b[D"], True),
+        (["hello"], False),
+        (["h", "ello"], False),
+        (["hello", "x"], False),
+    ],
+)
+def test_whether_keys_come_one_by_one_is_noticed_until_a_line_has_ended(pieces: list[str], typed: bool) -> None:
+    splitter = LineSplitter(80)
+    for piece in pieces:
+        splitter.feed(piece.encode())
+        assert splitter.take() is None and splitter.unended
+    assert splitter.typed is typed
+    splitter.end_line()
+    assert splitter.take() == "".join(pieces).encode() and splitter.take() is None
+    assert not splitter.unended and not splitter.ended
+
+
+def test_the_lines_that_wait_are_counted_without_the_blank_ones() -> None:
+    splitter = LineSplitter(80)
+    splitter.feed(b"a\r\n\r\nb\0" + bytes(8192) + b"c\rd")
+    assert splitter.waiting() == 3
 
 
 def test_without_telnet_255_is_a_letter() -> None:
     assert split(["моя\n".encode("cp1251")], telnet=False) == ["моя".encode("cp1251")]
 
 
-_BYTES = st.lists(
-    st.sampled_from([b"a", b"12345", b"\r", b"\n", b"\0", b" ", b"\xff", b"\xfa", b"\xf0", b"\xfd", b"\xfb", b"\xe4"]),
-    max_size=40,
-).map(b"".join)
+_PIECES = [
+    b"a",
+    b"12345",
+    b"\r",
+    b"\n",
+    b"\0",
+    b" ",
+    b"\xff",
+    b"\xfe",
+    b"\xfa",
+    b"\xf0",
+    b"\xf6",
+    b"\xf7",
+    b"\xfd",
+    b"\xfb",
+    b"\xe4",
+]
+_BYTES = st.lists(st.sampled_from(_PIECES), max_size=40).map(b"".join)
 
 
 @settings(deadline=None)
@@ -112,7 +175,7 @@ def test_any_split_of_the_same_bytes_gives_the_same_lines_in_bounded_memory(data
     for piece in pieces:
         splitter.feed(piece)
         taken(splitter)
-        assert len(splitter._buffer) <= 9
+        assert len(splitter._buffer) <= 8
 
 
 def filtered(pieces: list[bytes]) -> tuple[bytes, bytes]:
@@ -125,7 +188,9 @@ def filtered(pieces: list[bytes]) -> tuple[bytes, bytes]:
     ("data", "kept", "answers"),
     [
         # RFC 854: Interrupt Process; the option that is asked for next is timing-mark, as clients do for Ctrl-C.
-        (b"a\xff\xf4b\xff\xfd\x06c", b"abc", b"\xff\xfc\x06"),
+        (b"a\xff\xf4\xff\xfd\x06\xff\xf2c", b"a\x15c", b"\xff\xfc\x06"),
+        # Are You There.
+        (b"a\xff\xf6b", b"ab", ALIVE),
         # WILL is answered with DONT, DO with WONT; DONT and WONT are not answered.
         (b"\xff\xfb\x18\xff\xfd\x01\xff\xfe\x01\xff\xfc\x18x", b"x", b"\xff\xfe\x18\xff\xfc\x01"),
         # An option's code may be any byte, 255 and line feed included.
@@ -148,7 +213,7 @@ def test_telnet_is_the_same_however_it_is_cut(data: bytes, cuts: list[int]) -> N
     pieces = [data[start:end] for start, end in pairwise([0, *sorted(cuts), len(data)])]
     kept, answers = filtered(pieces)
     assert (kept, answers) == filtered([data])
-    assert b"\xff" not in kept and len(answers) <= len(data)
+    assert b"\xff" not in kept and len(answers.replace(ALIVE, b"")) <= len(data)
 
 
 @pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n", b"\t\r\n", b" \v\f\r \n"])

@@ -4,7 +4,6 @@ import pytest
 
 from netsvc.services.chat import events
 from netsvc.services.chat.events import Acted, Departed, Event, Joined, Left, Reason, Renamed, Retitled, Said, Whispered
-from netsvc.services.chat.lines import Dialect
 from netsvc.services.chat.wording import line_form, past, wording
 from tests.builders.facts import states
 
@@ -93,26 +92,3 @@ def test_several_events_are_rendered_as_their_lines_and_once_a_form() -> None:
     assert line_form("gbk", "\r\n").render(several) == f"{first}\r\n{second}\r\n".encode("gbk")
     assert line_form("gbk", "\r\n").render(several) is several.rendered[line_form("gbk", "\r\n")]
     assert all(event.rendered == {} for event in several.events)
-
-
-def test_a_client_is_taken_for_what_only_it_can_be() -> None:
-    dialect = Dialect("gbk")
-    assert dialect.read("é中".encode()) == "é中" and dialect.form is line_form("utf-8", "\n")
-    # In neither.
-    assert dialect.read(b"\xff\x20") == "\ufffd " and dialect.encoding == "utf-8"
-    assert dialect.read("大家好".encode("gbk")) == "大家好"
-    assert (dialect.encoding, dialect.form) == ("gbk", line_form("gbk", "\n"))
-    # These bytes are UTF-8 as well: from now on they are read as GBK all the same.
-    assert dialect.read("联通".encode("gbk")) == "联通"
-    assert dialect.read(b"\xff\x20") == "\ufffd " and dialect.encoding == "gbk"
-    # Not GBK, but UTF-8: a UTF-8 client had sent half a character before.
-    assert dialect.read("中".encode()) == "中" and dialect.encoding == "utf-8"
-
-
-def test_a_client_is_answered_with_its_own_line_end() -> None:
-    dialect = Dialect("gbk")
-    dialect.end_with_return()
-    assert dialect.form is line_form("utf-8", "\r\n")
-    dialect.read("好".encode("gbk"))
-    dialect.end_with_return()
-    assert dialect.form is line_form("gbk", "\r\n")

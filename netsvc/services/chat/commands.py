@@ -41,18 +41,28 @@ class Conversation:
         self.show = show
         self._outlet = outlet
         self._entered = False
+        #: Whether the member is in the lobby, or has left it since.
+        self.arrived = False
         #: The room that plain lines go to.
         self.room: ChatRoom | None = None
         self.over = False
 
     def begin(self) -> None:
-        """Enter the chat, greet the member, and join the lobby. Raises `ChatError` if the chat is full."""
+        """Enter the chat and greet the member; no one else is told. Raises `ChatError` if the chat is full."""
         self.member = self.core.enter(self._outlet)
         self._entered = True
         self.notice(
             f"welcome to the chat; you are {self.member.name}", "type /nick NAME to change that, /help for help"
         )
-        self._join(LOBBY, at_once=True)
+
+    def arrive(self) -> None:
+        """Join the lobby. Does nothing if the member has arrived before."""
+        if not self.arrived:
+            self.arrived = True
+            try:
+                self._join(LOBBY, at_once=True)
+            except ChatError as error:
+                self.notice(str(error))
 
     def end(self, reason: Reason = Reason.ASKED) -> None:
         """Leave the chat. Does nothing if the member has left it or never entered."""

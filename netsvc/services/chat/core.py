@@ -255,6 +255,8 @@ class ChatCore:
         self._draining = False
         #: Protocols handle what arrived in one piece in one `with` block, so that it is delivered together.
         self.delivery = Delivery(context.log)
+        #: Bounds the log records of connections that speak another protocol.
+        self.foreign = Bucket(1, 10, context.reactor.seconds())
         self.congestion = Congestion(context.reactor, options["send-rate"])
         self.archive = Archive(
             build_store(options, context, now),

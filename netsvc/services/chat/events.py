@@ -130,6 +130,7 @@ class Reason(StrEnum):
     FLOODING = "flooding"
     TOO_SLOW = "too slow to read"
     SILENT = "silent, and the chat was full"
+    FOREIGN = "not a chat client"
     CROWDED = "the chat was full, and most members were of its address"
 
 

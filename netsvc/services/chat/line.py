@@ -12,15 +12,26 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.base.hosts import peer_key
+from netsvc.base.text import peer_name
 from netsvc.services.chat.archive import UnsettledError
 from netsvc.services.chat.commands import Conversation
 from netsvc.services.chat.congestion import CongestedError
 from netsvc.services.chat.core import ChatCore
+from netsvc.services.chat.dialect import Dialect
 from netsvc.services.chat.events import Event, Reason
-from netsvc.services.chat.lines import OVERLONG, Dialect, LineSplitter, Overlong
+from netsvc.services.chat.foreign import Opening
+from netsvc.services.chat.lines import OVERLONG, LineSplitter, Overlong
 from netsvc.services.chat.names import ChatError
+from netsvc.services.chat.text import edit
 
-__all__ = ["LINGER", "LineChat", "Outbox"]
+__all__ = ["ARRIVAL", "LINGER", "QUIET", "TYPING", "LineChat", "Outbox"]
+
+#: Seconds until the others are told of a client that sends nothing. One that speaks another protocol has sent its
+#: first bytes by then.
+ARRIVAL = 0.3
+#: Seconds of silence after which a text is a line if its client has never ended one; the second number, if it came one
+#: character at a time, as from someone who is typing.
+QUIET, TYPING = 0.25, 30.0
 
 #: Seconds that a client has, after we have closed our side, to read what was sent and to close its own.
 LINGER = 5.0
@@ -121,6 +132,13 @@ def _half_closes(transport: Any) -> bool:
     return hasattr(type(transport), "loseWriteConnection") and not getattr(transport, "TLS", False)
 
 
+def _cancel(call: Any) -> Any:
+    """Cancel a delayed call, if there is one; return None to keep in its place."""
+    if call is not None and call.active():
+        call.cancel()
+    return None
+
+
 def _drop(_data: bytes) -> None:
     """Drop data for a transport that is gone."""
 
@@ -140,12 +158,17 @@ class LineChat(Protocol):
         self._dialect = Dialect(options["encoding"])
         # Where 255 is a letter, it cannot begin a telnet sequence.
         self._lines = LineSplitter(options["line-bytes"], telnet=not b"\xff".decode(options["encoding"], "ignore"))
+        #: The first line, until it is known whether it is one.
+        self._opening = Opening(options["line-bytes"])
         self._line: bytes | Literal[Overlong.OVERLONG] | None = None
         #: Whether the rate admits that line.
         self._admitted = False
         self._paused = self._read_closed = self._closing = False
         self._resuming: Any = None
         self._lingering: Any = None
+        #: The delayed calls of `_arrive` and of `_fell_silent`.
+        self._arrival: Any = None
+        self._silence: Any = None
         self._reason = Reason.ASKED
         clock, limit = self._core.context.reactor, options["send-bytes"]
         # As long as it takes until so much is sent to a client that reads nothing.
@@ -175,6 +198,7 @@ class LineChat(Protocol):
             self._conversation.notice(str(error))
             self._close(unread=True)
             return
+        self._arrival = self._core.context.reactor.callLater(ARRIVAL, self._arrive)
         if self._waiting:
             self._answered(None)
 
@@ -192,6 +216,10 @@ class LineChat(Protocol):
         """Process the lines that are complete, as fast as the member's rate allows."""
         if self._closing:
             return
+        self._silence = _cancel(self._silence)
+        if self._opening.open and (protocol := self._opening.feed(data)):
+            self._refuse(protocol)
+            return
         answers = self._lines.feed(data)
         if self._lines.flooded:
             self._reason = Reason.FLOODING
@@ -199,6 +227,7 @@ class LineChat(Protocol):
             return
         if answers:
             self._outbox.send(answers)
+        self._dialect.adopt(self._lines.line_end, self._lines.wide)
         if self._resuming is None:
             self._work()
 
@@ -206,6 +235,9 @@ class LineChat(Protocol):
         """Process the rest, a last line without an end included, and close."""
         if self._closing:
             self.transport.loseConnection()
+            return
+        if self._opening.open and (protocol := self._opening.end()):
+            self._refuse(protocol)
             return
         self._read_closed = True
         self._lines.finish()
@@ -233,6 +265,8 @@ class LineChat(Protocol):
                 if self._line is None:
                     self._finished()
                     return
+                if not self._conversation.arrived:
+                    self._arrive()
                 if self._outbox.full:
                     # Its answers would only add to what it does not read.
                     self._pause()
@@ -279,6 +313,10 @@ class LineChat(Protocol):
             # Later: the transport is in the middle of writing.
             self._resuming = self._core.context.reactor.callLater(0, self._resume)
 
+    def _arrive(self) -> None:
+        self._arrival = _cancel(self._arrival)
+        self._conversation.arrive()
+
     def _finished(self) -> None:
         if self._read_closed:
             member = self._conversation.member
@@ -287,9 +325,39 @@ class LineChat(Protocol):
                 self._core.archive.wait(member, self._go_on)
             else:
                 self.end()
-        elif self._paused:
+            return
+        if self._paused:
             self._paused = False
             self.transport.resumeProducing()
+        if self._lines.unended and not self._lines.ended:
+            # Its client may be one that never ends a line.
+            seconds = TYPING if self._lines.typed else QUIET
+            self._silence = self._core.context.reactor.callLater(seconds, self._fell_silent)
+
+    def _fell_silent(self) -> None:
+        if self._opening.open and (protocol := self._opening.end()):
+            self._refuse(protocol)
+            return
+        self._lines.end_line()
+        if self._resuming is None:
+            self._work()
+
+    def _refuse(self, protocol: str) -> None:
+        """Close a connection that speaks another protocol. No one has been told of it, unless it was silent before."""
+        core = self._core
+        now = core.context.reactor.seconds()
+        if not core.foreign.wait(1, now):
+            core.foreign.take(1, now)
+            cure = "; put proxy: before the address" if protocol == "PROXY" else ""
+            core.context.log.info(
+                "chat client {peer} disconnected: it speaks {protocol}, not lines{cure}",
+                peer=peer_name(self.transport.getPeer()),
+                protocol=protocol,
+                cure=cure,
+            )
+        self._conversation.notice(f"this is a chat for lines of text, and does not speak {protocol}; goodbye")
+        self._reason = Reason.FOREIGN
+        self._close(unread=True)
 
     def _slow_down(self, wait: float) -> None:
         """Stop reading, and continue here when the member may act again."""
@@ -320,14 +388,12 @@ class LineChat(Protocol):
             self._work()
 
     def _line_received(self, line: bytes | Literal[Overlong.OVERLONG]) -> Deferred[None] | None:
-        if self._lines.ends_with_return:
-            self._dialect.end_with_return()
         if line is OVERLONG:
             limit = self._options["line-bytes"]
             self._conversation.notice(f"line not sent: it is longer than {limit} bytes")
             return None
         before = self._dialect.encoding
-        text = self._dialect.read(line)
+        text = edit(self._dialect.read(line))
         now = self._dialect.encoding
         if now != before:
             self._conversation.notice(f"you write {now}; from now on you get {now}, too")
@@ -359,6 +425,7 @@ class LineChat(Protocol):
 
     def _stop(self) -> None:
         self._closing = True
+        self._arrival, self._silence = _cancel(self._arrival), _cancel(self._silence)
         self._core.congestion.forget(self._go_on)
         if self._resuming is not None:
             self._resuming.cancel()
