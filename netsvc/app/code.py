@@ -1,4 +1,4 @@
-"""Which of the code of this process has changed since it was loaded: a reload does not load it."""
+"""Finds code of this process that has changed since it was loaded: a reload does not load it."""
 
 from __future__ import annotations
 

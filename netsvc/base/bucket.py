@@ -1,4 +1,4 @@
-"""How much may come, and how fast: a burst at once, then so much a second. Without timers: the time is passed in.
+"""Token buckets: a burst at once, then a rate a second. They have no timers: the time is passed in.
 
 Times are seconds of any clock. One that is set back makes a bucket wait no longer than if it had just been emptied.
 """

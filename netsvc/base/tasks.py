@@ -38,7 +38,7 @@ def deferred_of(awaited: Any) -> Deferred[Any]:
 
 
 class CurrentTask:
-    """What asyncio takes for the current task while a coroutine runs that is no task.
+    """Stands in as asyncio's current task while a coroutine runs that is not a task.
 
     Libraries cancel the current task for their time-outs: then `cancelled` is called.
     """

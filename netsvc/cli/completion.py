@@ -24,7 +24,7 @@ _MOST_FILES, _LARGEST = 50, 256 * 1024
 
 
 class Arguments(click.Command):
-    """Stands for `run` or `check` while a shell completes its arguments, the same as of the twistd plugin."""
+    """Stands for `run` or `check` while a shell completes its arguments, which the twistd plugin has too."""
 
     def __init__(self, name: str) -> None:
         words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, shell_complete=complete_value)

@@ -57,7 +57,7 @@ __all__ = ["FileTarget", "OutputTarget", "Target", "check_target", "command", "d
     default=5,
     show_default=True,
     metavar="COUNT",
-    help="With URLs: tries after one that has brought nothing.",
+    help="With URLs: attempts after one that received nothing.",
 )
 @click.option(
     "-j",
@@ -87,7 +87,7 @@ def command(
     server says that the file is still the same (NAME.part.json has its ETag). A download that is cut off, or refused
     for a while, is tried again, after 1, 2, 4 … 30 seconds. Proxies are taken from the environment, as by curl.
 
-    Exit status: 0 if every file is complete, 1 if one is not, 2 for wrong arguments, 3 if the SHA-256 is another one.
+    Exit status: 0 if every file is complete, 1 if one is not, 2 for wrong arguments, 3 if the SHA-256 does not match.
 
     For a files service that speaks the classic protocol, ADDRESS is PORT (on
     127.0.0.1), HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT, tls:HOST:PORT or unix:PATH.

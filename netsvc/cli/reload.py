@@ -14,8 +14,9 @@ __all__ = ["reload", "upgrade"]
 def reload(target: CommandTarget) -> None:
     """Reload the configuration of a running process.
 
-    Listeners and services that did not change keep their ports and their connections. Prints what changed. If the file
-    has errors, or a change is not possible, nothing changes: the reasons are printed, and the exit status is 1.
+    Listeners and services that did not change keep their ports and their connections. Prints what changed, and
+    which services begin with a new, empty core. If the file has errors, or a change is not possible, nothing changes:
+    the reasons are printed, and the exit status is 1.
 
     \b
     Examples:

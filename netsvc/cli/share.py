@@ -69,8 +69,8 @@ def command(
     """Share files and directories over HTTP until Ctrl-C.
 
     Prints the URL, and on a terminal a QR code of it. A browser, curl or `netsvc get` downloads from there. The URL has
-    a random path, without which nothing is found. It is not encrypted: who can read the traffic of the network can read
-    the URL and the files.
+    a random path, without which nothing is found. It is not encrypted: anyone who can read the network traffic can
+    read the URL and the files.
 
     It listens on all addresses of this machine; --local restricts it to this machine. Only the given files and
     directories are served. In a directory, symbolic links that lead out of it and hidden files are not. Several paths

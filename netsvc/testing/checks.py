@@ -1,4 +1,4 @@
-"""Finds what production would refuse a service for, or what would hurt there, in one call."""
+"""Finds, in one call, what would make a service fail or do harm in production."""
 
 from __future__ import annotations
 

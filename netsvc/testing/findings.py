@@ -44,7 +44,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that production would refuse, or that would hurt.
+    """One thing that would fail, or do harm, in production.
 
     - `kind`: one of `KINDS`.
     - `what`: what is wrong, in one line.
