@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ftplib
 import io
+import re
 import signal
 import socket
 import struct
@@ -100,7 +101,7 @@ def test_a_download_that_is_under_way_is_drained_and_still_logged(public: Path, 
             body = (head + read_all(connection)).partition(b"\r\n\r\n")[2]
         assert body == (public / "big").read_bytes()
         assert server.wait() == -signal.SIGTERM
-        assert "stopped: 1 connection ended by itself" in server.log
+        assert re.search(r"stopped: 1 \S+ ended by itself", server.log)
         assert '"GET /big HTTP/1.0" 200' in access.read_text()
 
 
@@ -112,7 +113,7 @@ def test_a_connection_that_does_not_end_is_closed_at_the_end_of_the_drain(public
             server.process.send_signal(signal.SIGTERM)
             read_all(connection)
         assert server.wait() == -signal.SIGTERM
-        assert "closed at the end of 0.2 s: 1 web" in server.log
+        assert re.search(r" 0\.2 s: 1 web\b", server.log)
 
 
 def ftp(port: int) -> ftplib.FTP:
@@ -125,7 +126,7 @@ def ftp(port: int) -> ftplib.FTP:
 @pytest.mark.parametrize("passive", [True, False])
 def test_ftp_lists_and_sends_files_whoever_opens_the_data_connection(public: Path, passive: bool) -> None:
     with Server.twistd(*embed(f"ftp --port 0 --root {public}")) as server:
-        assert "ftp: the connections for files (PASV, PORT) have no limits, and are not drained" in server.log
+        assert re.search(r"ftp: .*\(PASV, PORT\).* no limits", server.log)
         with ftp(server.port("ftp")) as client:
             client.set_pasv(passive)
             assert sorted(client.nlst(".")) == ["big", "hello.txt"]
@@ -145,7 +146,7 @@ def test_ftp_has_limits_and_is_drained(public: Path) -> None:
                 client.getresp()
             client.close()
         assert server.wait() == -signal.SIGTERM
-        assert "closed at the end of 0.2 s: 1 ftp" in server.log
+        assert re.search(r" 0\.2 s: 1 ftp\b", server.log)
 
 
 class Talker:
