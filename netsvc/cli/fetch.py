@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -47,11 +48,13 @@ _FOR_NOW = frozenset({408, 429, 500, 502, 503, 504})
 MOST_PAUSE, MOST_RETRY_AFTER = 30.0, 120.0
 #: Seconds that a date must be older than the answer to identify the content (RFC 9110, section 8.8.2.2).
 _SETTLED = 60.0
+#: The SHA-256 in Repr-Digest (RFC 9530, section 3), in base64.
+_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 class ChecksumError(ClientError):
-    """The content has another SHA-256 than the one that was given."""
+    """The content has another SHA-256 than the one that was given, or that the server has announced."""
 
 
 class _AgainError(Exception):
@@ -223,20 +226,32 @@ class Fetcher:
         while True:
             before = sink.position
             try:
-                self._try(download.url, sink, shown)
+                announced = self._try(download.url, sink, shown)
                 break
             except _AgainError as again:
                 failed = 1 if sink.position > before else failed + 1
                 if failed > self.retries:
                     raise ClientError(f"{escape(download.url, 4096)}: {again}; tried {failed} times") from None
                 self.sleep(max(again.pause, min(MOST_PAUSE, 2.0 ** (failed - 1))))
-        if download.sha256 is not None and (found := sink.sha256()) != download.sha256.lower():
-            sink.discard()
-            raise ChecksumError(f"{escape(download.url, 4096)}: its SHA-256 is {found}; it is not kept")
+        self._check(download, announced, sink)
         sink.keep()
 
-    def _try(self, url: str, sink: Sink, shown: Callable[[int, int | None], object]) -> None:
+    def _check(self, download: RemoteFile, announced: str | None, sink: Sink) -> None:
+        given = download.sha256.lower() if download.sha256 is not None else None
+        wanted = {each: whose for each, whose in ((announced, "server"), (given, "user")) if each is not None}
+        if not wanted:
+            return
+        found = sink.sha256()
+        for digest, whose in wanted.items():
+            if digest != found:
+                sink.discard()
+                said = f", not {digest} as the server has announced" if whose == "server" else ""
+                raise ChecksumError(f"{escape(download.url, 4096)}: its SHA-256 is {found}{said}; it is not kept")
+
+    def _try(self, url: str, sink: Sink, shown: Callable[[int, int | None], object]) -> str | None:
+        """Download the rest; return the SHA-256 that the server has announced, in hexadecimal."""
         headers = {"User-Agent": f"netsvc/{__version__}", "Accept-Encoding": "identity"}
+        headers["Want-Repr-Digest"] = "sha-256=10"
         if sink.position and sink.validator is not None:
             headers |= {"Range": f"bytes={sink.position}-", "If-Range": sink.validator}
         with self._opened(url, headers, sink) as answer:
@@ -247,6 +262,7 @@ class Fetcher:
                 shown(sink.position, sink.size)
         if sink.size is not None and sink.position != sink.size:
             raise _AgainError(f"cut off after {sink.position} of {sink.size} bytes")
+        return _announced(answer.headers)
 
     def _opened(self, url: str, headers: dict[str, str], sink: Sink) -> Any:
         try:
@@ -298,6 +314,14 @@ class Fetcher:
                 pause = float(after[:9]) if after.isascii() and after.isdecimal() else 0.0
                 return _AgainError(status, min(pause, MOST_RETRY_AFTER))
             return ClientError(f"{escape(url, 4096)}: {status}")
+
+
+def _announced(headers: Any) -> str | None:
+    found = _DIGEST.search(", ".join(headers.get_all("Repr-Digest", [])))
+    # It is that of the content as it is encoded.
+    if found is None or headers.get("Content-Encoding", "identity") != "identity":
+        return None
+    return base64.b64decode(found[1]).hex()
 
 
 def _validator(headers: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -52,6 +53,8 @@ class Server:
         self.cuts = list(cuts)
         self.data, self.etag = data, etag
         self.ranges: list[str | None] = []
+        #: The header Repr-Digest, and Content-Encoding, if there are any.
+        self.digest = self.coding = ""
         self.pauses: list[float] = []
         self.fetcher = Fetcher(self.open, retries=2, sleep=self.pauses.append)
 
@@ -65,6 +68,11 @@ class Server:
             start, status = int(self.ranges[-1].removeprefix("bytes=").rstrip("-")), 206
         rest = self.data[start:]
         given = headers(Content_Length=str(len(rest)), ETag=self.etag)
+        if self.digest:
+            assert request.get_header("Want-repr-digest") == "sha-256=10"
+            given["Repr-Digest"] = self.digest
+        if self.coding:
+            given["Content-Encoding"] = self.coding
         if status == 206:
             given["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
         return Answer(status, rest[:cut], given)
@@ -87,6 +95,37 @@ def test_a_file_gets_its_name_when_it_is_complete(path: Path) -> None:
     Server().fetch(path, hashlib.sha256(DATA).hexdigest().upper())
     assert path.read_bytes() == DATA
     assert list(path.parent.iterdir()) == [path]
+
+
+def announced(data: bytes) -> str:
+    return f"md5=:AA==:, sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+def test_what_the_server_announces_is_checked_after_all_parts(path: Path) -> None:
+    server = Server(1000, None)
+    server.digest = announced(DATA)
+    server.fetch(path)
+    assert path.read_bytes() == DATA
+    assert server.ranges == [None, "bytes=1000-"]
+
+
+def test_a_content_that_the_server_has_not_announced_is_not_kept(path: Path) -> None:
+    server = Server()
+    server.digest = announced(b"another")
+    with pytest.raises(ChecksumError) as caught:
+        server.fetch(path, hashlib.sha256(DATA).hexdigest())
+    assert hashlib.sha256(b"another").hexdigest() in str(caught.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_announcement_that_is_of_something_else_or_malformed_is_ignored(path: Path) -> None:
+    server = Server()
+    server.digest, server.coding = announced(b"another"), "gzip"
+    server.fetch(path)
+    server = Server()
+    server.digest = "sha-256=:AA:"
+    server.fetch(path.with_name("other"))
+    assert path.with_name("other").read_bytes() == DATA
 
 
 def test_what_is_cut_off_is_resumed(path: Path) -> None:

@@ -19,6 +19,7 @@ from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
 from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
 from netsvc.services.files.coding import ENDINGS, IDENTITY
+from netsvc.services.files.digest import Digests
 from netsvc.services.files.download import Shares
 from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefusedError, OpenFile, ReadAhead
 from netsvc.services.files.headers import cache_control, origins
@@ -207,6 +208,7 @@ class FilesCore:
         self.drains: list[Callable[[], None]] = []
         self.draining = False
         self.ahead = ReadAhead(context.reactor)
+        self.digests = Digests(context.reactor)
         self.shares = Shares(context.reactor)
         self.lingering = HalfClosed(context.reactor)
         #: The open files, each with the time when it was last read, in the order of these times.
@@ -282,6 +284,7 @@ class FilesCore:
     def stop(self) -> None:
         """Close the root."""
         self._downloading.remove_function(self._open.__len__)
+        self.digests.close()
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
@@ -296,6 +299,18 @@ class FilesCore:
     def find_small(self, path: bytes) -> SmallFile | None:
         """Return a small file that is in memory, if it has not changed."""
         return self.small.get(self._root, path) if self._root is not None and not self.draining else None
+
+    def ask_digest(
+        self, file: OpenFile, path: bytes, client: str | None, answer: Callable[[bytes | None], None]
+    ) -> Callable[[], None]:
+        """Ask for the digest of an open file; see `Digests.ask`."""
+
+        def answer_all(digest: bytes | None) -> None:
+            # What is kept in memory has no digest in its headers.
+            self.small.forget(path)
+            answer(digest)
+
+        return self.digests.ask(file, client, answer_all)
 
     def find(self, name: bytes) -> tuple[OpenFile, bytes]:
         """Open the file that a requested name means; return it and its path. The caller closes it.

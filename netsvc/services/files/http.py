@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from secrets import token_hex
 from stat import S_ISDIR
 from typing import Any
-from urllib.parse import quote_from_bytes
+from urllib.parse import parse_qs, quote_from_bytes
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
@@ -27,6 +29,7 @@ from netsvc.services.files.conditions import (
     wanted_ranges,
 )
 from netsvc.services.files.core import FilesCore
+from netsvc.services.files.digest import checksum_line, digest_line, wants_sha256
 from netsvc.services.files.download import SMALL, Download
 from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefusedError, OpenFile
 from netsvc.services.files.headers import CrossOrigin
@@ -45,6 +48,11 @@ _TEXT = header_lines({"Content-Type": "text/plain; charset=utf-8", "X-Content-Ty
 _CONDITIONS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
 )
+_WANTS_DIGEST = b"want-repr-digest"
+#: Seconds that an answer waits for a digest that the client wants with it.
+LONGEST_WAIT = 5.0
+#: Bytes of a file that it waits for. That of a larger one is computed meanwhile.
+LARGEST_AWAITED = 256 * 1024 * 1024
 #: What the record of a file that was sent whole has besides.
 _SENT = {"method": "GET", "status": 200}
 _buffer = bytearray(SMALL)
@@ -54,6 +62,7 @@ AT_ONCE, MOST_WAITING = 2, 64
 _VARIED = {"Cache-Control": "no-cache", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
 _LISTING_HEAD = header_lines({"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY, **_VARIED})
 _JSON_HEAD = header_lines({"Content-Type": "application/json", **_VARIED})
+_CHECKSUM_HEAD = header_lines({"Content-Type": "text/plain; charset=utf-8", **_VARIED})
 
 
 def http_factory(core: FilesCore) -> HTTPFactory:
@@ -71,7 +80,7 @@ class FilesSite:
         self._listings = Listings(core)
         self._cross = CrossOrigin(core.cors) if core.cors else None
         #: Headers with which an answer can be another one than without.
-        self._special = _CONDITIONS
+        self._special = _CONDITIONS | {_WANTS_DIGEST}
         if self._cross is not None and self._cross.varies:
             self._special |= {b"origin"}
         #: Headers of every file.
@@ -86,7 +95,7 @@ class FilesSite:
         """Answer a request; see `HTTPFactory`."""
         request = exchange.request
         core = self._core
-        if request.method == b"GET":
+        if request.method == b"GET" and b"sha256" not in request.query:
             small = core.find_small(request.path[1:])
             if small is not None and self._special.isdisjoint(request.names):
                 exchange.answer(200, small.data, small.headers)
@@ -126,8 +135,34 @@ class FilesSite:
         except FileRefusedError as refusal:
             answer.refuse(HTTPStatus.NOT_FOUND, str(refusal))
         else:
+            if b"sha256" in request.query and b"sha256" in parse_qs(request.query, keep_blank_values=True):
+                self._send_checksum(answer, file, path)
+                return
             answer.is_plain = self._special.isdisjoint(request.names)
             answer.send(file, path)
+
+    def _send_checksum(self, answer: FileAnswer, file: OpenFile, path: bytes) -> None:
+        as_json = _prefers_json(answer.exchange) or b"json" in parse_qs(answer.exchange.request.query, True)
+        size, name = file.size, path.rpartition(b"/")[2]
+
+        def send(digest: bytes | None) -> None:
+            if digest is None:
+                answer.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "changed or cannot be read", {"Retry-After": "1"})
+                return
+            if as_json:
+                fields = {"name": _text_of(self._core, name), "sha256": digest.hex(), "size": size}
+                answer.send_text(json.dumps(fields).encode("ascii") + b"\n", path, _JSON_HEAD, "checksum")
+            else:
+                answer.send_text(checksum_line(digest, name), path, _CHECKSUM_HEAD, "checksum")
+
+        try:
+            answer.exchange.when_ended(self._core.ask_digest(file, path, answer.client, send))
+        except FileBusyError as refusal:
+            answer.refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(refusal), {"Retry-After": "10"})
+        else:
+            answer.exchange.when_ended(lambda: answer.left(path))
+        finally:
+            file.close()
 
 
 class Listings:
@@ -190,6 +225,8 @@ class FileAnswer:
         self._started = exchange.started
         self._name = exchange.request.path
         self._peer = exchange.peer_name
+        #: Who it is for, as far as clients are told apart.
+        self.client: str | None = getattr(exchange.peer, "host", None)
         self._is_recorded = False
         #: Headers of the answer, whatever it is.
         self.lines = b""
@@ -204,10 +241,21 @@ class FileAnswer:
 
     def send_listing(self, body: bytes, path: bytes, as_json: bool) -> None:
         """Send the listing of a directory."""
-        self._name = path or b"/"
-        result = "listed" if self._exchange.waiting else "client went away"
-        self._exchange.answer(HTTPStatus.OK, body, (_JSON_HEAD if as_json else _LISTING_HEAD) + self.lines)
+        self.send_text(body, path or b"/", _JSON_HEAD if as_json else _LISTING_HEAD, "listed")
+
+    def send_text(self, body: bytes, path: bytes, headers: bytes, result: str) -> None:
+        """Send what is no file, but about one or a directory."""
+        self._name = path
+        if not self._exchange.waiting:
+            result = "client went away"
+        self._exchange.answer(HTTPStatus.OK, body, headers + self.lines)
         self._record(result, 0)
+
+    def left(self, path: bytes) -> None:
+        """Note that the answer has ended: the client is gone, if nothing else has been noted."""
+        if not self._exchange.status:
+            self._name = path
+            self._record("client went away", 0)
 
     def fail(self, failure: Failure) -> None:
         """Answer that a directory cannot be read."""
@@ -250,6 +298,65 @@ class FileAnswer:
             if coding and ranges and len(ranges) > 1:
                 # Content-Encoding would be said of all the parts together, with what separates them.
                 ranges = None
+        wants = wants_sha256(request.values(_WANTS_DIGEST)) if not self.is_plain else None
+        if ranges == [] or wants is False or not (wants or core.digests.any_known):
+            self._send_selected(file, kind, ranges, headers, current)
+            return
+
+        def send(digest: bytes | None) -> None:
+            self._send_selected(file, kind, ranges, headers + (digest_line(digest) if digest else b""), current)
+
+        digest = core.digests.known(file)
+        if digest is not None or not wants:
+            send(digest)
+            return
+        self._await_digest(file, path, send)
+
+    def _await_digest(self, file: OpenFile, path: bytes, send: Callable[[bytes | None], None]) -> None:
+        """Call `send` with the digest of an open file, or with None if there is none soon; not if the client leaves.
+
+        It is computed as long as the client is there, so that it is known next time.
+        """
+        exchange, core = self._exchange, self._core
+        timer: Any = None
+        waits = True
+
+        def end() -> bool:
+            nonlocal waits
+            waited, waits = waits, False
+            if waited and timer is not None and timer.active():
+                timer.cancel()
+            return waited
+
+        def answer(digest: bytes | None) -> None:
+            if end():
+                send(digest)
+
+        def gone() -> None:
+            if end():
+                self.left(path)
+                file.close()
+
+        def evict() -> None:
+            if end():
+                self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many downloads", {"Retry-After": "10"})
+
+        try:
+            withdraw = core.ask_digest(file, path, self.client, answer)
+        except FileBusyError:
+            send(None)
+            return
+        # The answer to HEAD is nothing but the headers.
+        if exchange.request.method == b"GET":
+            longest = LONGEST_WAIT if file.size <= LARGEST_AWAITED else 0
+            timer = core.context.reactor.callLater(longest, answer, None)
+        file.evict = evict
+        exchange.when_ended(gone)
+        exchange.when_ended(withdraw)
+
+    def _send_selected(
+        self, file: OpenFile, kind: bytes, ranges: list[tuple[int, int]] | None, headers: bytes, current: Validator
+    ) -> None:
         if ranges is None:
             self._send_whole(file, headers + _TYPE % kind, current)
         elif not ranges:

@@ -41,20 +41,22 @@ class SmallFiles:
                 return kept
         except OSError:
             pass
-        self._forget(path)
+        self.forget(path)
         return None
 
     def add(self, path: bytes, file: SmallFile) -> None:
         """Keep a file."""
-        if path in self._files:
-            self._forget(path)
+        self.forget(path)
         self._files[path] = file
         self._bytes += len(file.data)
         while len(self._files) > MOST_FILES or self._bytes > MOST_BYTES:
-            self._forget(next(iter(self._files)))
+            self.forget(next(iter(self._files)))
 
-    def _forget(self, path: bytes) -> None:
-        self._bytes -= len(self._files.pop(path).data)
+    def forget(self, path: bytes) -> None:
+        """Forget a file, if it is kept."""
+        kept = self._files.pop(path, None)
+        if kept is not None:
+            self._bytes -= len(kept.data)
 
 
 def identity(status: os.stat_result) -> tuple[int, ...]:
