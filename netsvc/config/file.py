@@ -19,7 +19,7 @@ from netsvc.interfaces import INetworkService
 from netsvc.options import Setting, declared_settings
 from netsvc.plan.address import resolve_address, resolve_networks, resolve_path
 from netsvc.plan.limits import LIMITS
-from netsvc.plan.plan import ServiceUse
+from netsvc.plan.plan import ServiceUse, access_form
 
 #: Bytes. It is read whole, and again at every reload.
 LARGEST = 1 << 18
@@ -167,7 +167,8 @@ class _Reader:
         if setting.placeholder == "ADDRESS":
             text = resolve_address(text, self._directory)
         elif setting.placeholder in _PATHS and text not in setting.choices:
-            text = resolve_path(text, self._directory)
+            form, path = access_form(text) if name == "access" else ("", text)
+            text = f"{form}:" * bool(form) + resolve_path(path, self._directory)
         self._draft.set(name, text, self._origin(key))
 
     def _admin(self, key: Key, value: object) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from netsvc.base.values import seconds, whole_number
 from netsvc.options import Setting
-from netsvc.plan.plan import ACCESS_FORMS, DEFAULT_DRAIN, LOG_FORMS, MOST_WORKERS
+from netsvc.plan.plan import ACCESS_FORMS, DEFAULT_DRAIN, LOG_FORMS, MOST_WORKERS, access_form
 
 #: The group of entry points that declare services.
 GROUP = "netsvc.services"
@@ -40,7 +40,14 @@ def _path(form: str) -> Callable[[str], str]:
 _drain = seconds(0, LONGEST_DRAIN)
 _workers = whole_number(1, MOST_WORKERS)
 _file = _path("the name of a file")
+_access_path = _path('the name of a file, which may follow "combined:" or "common:"')
 _directory = _path("the name of a directory")
+
+
+def _access(value: str) -> str:
+    form, path = access_form(value)
+    return f"{form}:{_access_path(path)}" if form else _access_path(path)
+
 
 #: In the order of the help and of the file.
 SETTINGS: Mapping[str, Setting] = {
@@ -61,9 +68,10 @@ SETTINGS: Mapping[str, Setting] = {
             "access",
             False,
             "log",
-            "Where the record of each connection goes: log, off (nowhere), or a file",
+            "Where the record of each connection goes: log, off (nowhere), or a file; "
+            "combined:FILE or common:FILE is for each request of HTTP instead",
             "FILE",
-            _file,
+            _access,
             ACCESS_FORMS,
         ),
         Setting("debug", True, False, "Log each exception of a protocol with the data that the protocol received"),

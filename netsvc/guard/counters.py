@@ -18,8 +18,8 @@ _log = Logger(namespace="netsvc.guard")
 #: Closed listeners whose counts are kept.
 MOST_DEPARTED = 256
 
-#: Takes the record of each connection and session that has ended.
-Recorder = Callable[[Record], None]
+#: Takes the `Record` of each connection and session that has ended, or the `RequestRecord` of each request.
+Recorder = Callable[[Any], None]
 
 #: Numbers the connections and sessions of the process.
 next_number = count(1).__next__
@@ -32,10 +32,14 @@ def split_label(label: str) -> tuple[str, str]:
 
 
 class Book:
-    """The tallies of a process. `record`, unless None, is called with the record of each connection that ends."""
+    """The tallies of a process. `record`, unless None, is called with the record of each connection that ends.
+
+    If it `has_requests`, it takes those of requests instead, which are not known here.
+    """
 
     def __init__(self) -> None:
         self.record: Recorder | None = None
+        self.has_requests = False
         self.tallies: dict[Tally, None] = {}
         #: The counts of closed listeners, the latest first.
         self.departed: list[ListenerStatus] = []
@@ -116,7 +120,7 @@ class Tally:
         counts.ended[reason] += 1
         counts.lasted(seconds)
         record = self._book.record
-        if record is None:
+        if record is None or self._book.has_requests:
             return
         try:
             record(

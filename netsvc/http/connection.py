@@ -175,6 +175,8 @@ class Exchange:
             ended, self._ended = self._ended, ()
             for call in ended:
                 call()
+        if self.connection.factory.request_ended is not None:
+            self.connection.factory.request_ended(self)
 
 
 @lru_cache(maxsize=16)
@@ -453,6 +455,8 @@ class HTTPFactory:
         #: Returns the time of day, for the header Date.
         self.now = now
         self.known_headers = KnownHeaders()
+        #: Called with each request that has ended, answered or not.
+        self.request_ended: Callable[[Exchange], None] | None = None
         #: Whether each answer is the last one of its connection.
         self.draining = False
         self._most = most

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from twisted.logger import Logger
 
 from netsvc.log.formats import ACCESS_SOURCE, access_text
-from netsvc.plan.record import Record
+from netsvc.plan.record import AnyRecord, Record
 
 #: Access records of a process a second. Six times what 100,000 connections a minute make; and few enough that a flood
 #: takes minutes, not seconds, to push older records out of the log files that are kept.
@@ -40,7 +40,7 @@ class RecordLimit:
     """
 
     def __init__(
-        self, record: Callable[[Record], object], clock: Any, most: int = MOST_RECORDS, at_once: int = AT_ONCE
+        self, record: Callable[[Any], object], clock: Any, most: int = MOST_RECORDS, at_once: int = AT_ONCE
     ) -> None:
         self._record = record
         self._clock = clock
@@ -51,7 +51,7 @@ class RecordLimit:
         self._dropped = 0
         self._interval: Any = None
 
-    def record(self, record: Record) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Pass a record, or drop it."""
         if self._interval is None:
             self._interval = self._clock.callLater(INTERVAL, self._refill)
@@ -161,6 +161,7 @@ def _joined(lines: Iterable[str], most: int) -> Iterator[str]:
         yield "".join(joined)
 
 
-def log_record(record: Record) -> None:
-    """Log a record as an event with its fields, for logs that are not ours."""
+def log_record(record: AnyRecord) -> None:
+    """Log a record of a connection as an event with its fields, for logs that are not ours."""
+    assert isinstance(record, Record)
     _log.info("{line}", line=access_text(record), **record._asdict())

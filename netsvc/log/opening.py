@@ -19,12 +19,13 @@ from netsvc.base.signals import process_signals
 from netsvc.base.text import escape
 from netsvc.log import standard
 from netsvc.log.access import AccessLog, RecordLimit, log_record
+from netsvc.log.common import record_line
 from netsvc.log.file import LogFile
 from netsvc.log.formats import ACCESS_SOURCE, PRINTED, RELAYED_ACCESS, JsonLines, LogLines, TextLines
 from netsvc.log.output import Output
 from netsvc.log.queued import QueuedOutput, may_block
-from netsvc.plan.plan import Plan
-from netsvc.plan.record import Record
+from netsvc.plan.plan import Plan, access_form
+from netsvc.plan.record import AnyRecord, Record
 
 _log = Logger(namespace="netsvc")
 _access_log = Logger(namespace=ACCESS_SOURCE)
@@ -99,8 +100,10 @@ class OpenLog:
         self.lines: LogLines = JsonLines() if form == "json" else TextLines()
         self.observer: Log | None = None
         self._off = access == "off"
+        self._form, access = access_form(access)
+        self._record_line = record_line(self.lines, self._form)
         self._access: Output | None = None
-        self._access_log: AccessLog[Record] | AccessLog[Record | LogEvent] | None = None
+        self._access_log: AccessLog[Any] | None = None
         self._limit: RecordLimit | None = None
         self._worker_records: _WorkerRecords | None = None
         # The user that the process will have changed to when it reopens a file, or is upgraded.
@@ -149,7 +152,7 @@ class OpenLog:
         event = {"log_format": "{text}", "text": text, "log_time": time.time(), "log_level": LogLevel.error}
         return self.lines.event({**event, "log_namespace": "netsvc.log"}) or ""
 
-    def recorder(self, reactor: Any) -> Callable[[Record], None] | None:
+    def recorder(self, reactor: Any) -> Callable[[AnyRecord], None] | None:
         """Return the function that takes access records until the reactor has stopped; None if they are off."""
         # By then all connections have ended, and were recorded.
         reactor.addSystemEventTrigger("after", "shutdown", self._settle)
@@ -157,8 +160,8 @@ class OpenLog:
         if self._off:
             return None
         if self._access is not None:
-            is_same = self.observer is not None and self.observer.output is self._access
-            self._access_log = gathered if is_same else AccessLog(self.lines.record, self._access.write, reactor)
+            is_same = self.observer is not None and self.observer.output is self._access and not self._form
+            self._access_log = gathered if is_same else AccessLog(self._record_line, self._access.write, reactor)
         self._limit = RecordLimit(log_record if self._access_log is None else self._access_log.record, reactor)
         return self._limit.record
 

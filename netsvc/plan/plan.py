@@ -17,6 +17,14 @@ MOST_WORKERS = 256
 #: Log formats, and where access records go if not to a file: into the log, or nowhere.
 LOG_FORMS = ("text", "json")
 ACCESS_FORMS = ("log", "off")
+#: Forms of the requests of HTTP, which a file may have in place of connections.
+REQUEST_FORMS = ("common", "combined")
+
+
+def access_form(access: str) -> tuple[str, str]:
+    """Split where access records go into one of `REQUEST_FORMS`, or an empty string, and the rest."""
+    form, colon, rest = access.partition(":")
+    return (form, rest) if colon and form in REQUEST_FORMS else ("", access)
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,10 @@ class Plan:
     """What is to run. Listeners are in the order they were written; `drain` in seconds; `workers` processes.
 
     `limits` are the process's, without the defaults. `config` is the absolute path of the configuration file, if there
-    is one, and `origin` begins a line about a file that the limits of the process name. `log` is one of
-    `LOG_FORMS`, `access` one of `ACCESS_FORMS` or the absolute path of a file, and `state` the absolute path of the
-    directory for persistent data, if there is one. With `debug`, exceptions of protocols are
-    logged with the data that they received.
+    is one, and `origin` begins a line about a file that the limits of the process name. `log` is one of `LOG_FORMS`.
+    `access` is one of `ACCESS_FORMS`, or the absolute path of a file, perhaps after one of `REQUEST_FORMS` and a colon.
+    `state` is the absolute path of the directory for persistent data, if there is one. With `debug`, exceptions of
+    protocols are logged with the data that they received.
     """
 
     uses: Mapping[str, ServiceUse]

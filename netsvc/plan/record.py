@@ -1,4 +1,4 @@
-"""The access record of a connection that has ended, or of a datagram peer's session."""
+"""The access record of a connection that has ended, of a datagram peer's session, or of a request of HTTP."""
 
 from __future__ import annotations
 
@@ -45,3 +45,23 @@ class Record(NamedTuple):
     seconds: float
     reason: str
     limit: str | None = None
+
+
+class RequestRecord(NamedTuple):
+    """One request of HTTP that has ended, with or without an answer.
+
+    `time` is its end in seconds since the epoch. `line` is what the client sent, `user` who it has proved to be. `size`
+    is the number of bytes of the content that were sent. What is unknown is empty.
+    """
+
+    time: float
+    host: str
+    user: str
+    line: bytes
+    status: int
+    size: int
+    referer: bytes
+    agent: bytes
+
+
+AnyRecord = Record | RequestRecord

@@ -25,6 +25,7 @@ from netsvc.listen.tls import Certificates
 from netsvc.plan.address import Proxy
 from netsvc.plan.plan import Listener
 from netsvc.server.instances import RunningService
+from netsvc.server.requests import record_requests
 
 _log = Logger(namespace="netsvc")
 
@@ -92,6 +93,7 @@ class RunningListener:
         """Open the port. Raises `UserError` if its protocol cannot be built; the Deferred may fail: `ListenError`."""
         if self._factory_or_protocol is None:
             self._factory_or_protocol = self.service.protocol(self.listener.protocol)
+            record_requests(self._factory_or_protocol, self._guard.book)
             self.prepare_limits(self.listener)()
             if self.listener.address.kind == "stream":
                 # `activate` sets its gate before it accepts anything.
@@ -159,6 +161,7 @@ class RunningListener:
 
     def _swap_factory(self, factory: Any, steps: Steps) -> None:
         undo = partial(setattr, self._factory_or_protocol, "factory", self._factory_or_protocol.factory)
+        record_requests(factory, self._guard.book)
         self._factory_or_protocol.factory = factory
         steps.on_undo(undo)
 

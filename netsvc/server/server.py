@@ -14,7 +14,7 @@ from netsvc.guard import Guard
 from netsvc.listen.handoff import OfferedPort, Sockets
 from netsvc.log.opening import OpenLog
 from netsvc.plan.answer import Answer
-from netsvc.plan.plan import Plan
+from netsvc.plan.plan import Plan, access_form
 from netsvc.plan.status import ConnectionQuery, ListenerStatus, ProcessStatus
 from netsvc.reactor.clock import use_monotonic_clock
 from netsvc.server.difference import as_started, describe_changes
@@ -128,6 +128,7 @@ class Server(Service):
             allow_descriptors()
         use_monotonic_clock(self._reactor)
         guard = Guard(self._reactor)
+        guard.book.has_requests = bool(access_form(self.plan.access)[0])
         self.running_plan = RunningPlan(self._reactor, guard, Drains(self._reactor, guard))
         self.overview = StatusReader(
             self._reactor,

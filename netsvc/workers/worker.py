@@ -26,8 +26,10 @@ from netsvc.config.discovery import discover
 from netsvc.config.draft import load_use
 from netsvc.listen.handoff import Handoff, Sockets, WorkerStart
 from netsvc.log.access import AccessLog, RecordLimit
-from netsvc.log.formats import JsonLines, TextLines
-from netsvc.plan.record import Record
+from netsvc.log.common import record_line
+from netsvc.log.formats import JsonLines, LogLines, TextLines
+from netsvc.plan.plan import access_form
+from netsvc.plan.record import AnyRecord
 from netsvc.server.process import stop_reactor
 from netsvc.server.server import Server
 from netsvc.workers.channel import IGNORED, ORDERS, REPORTS, Orders, Reporter, Retirement, report
@@ -54,12 +56,13 @@ class _Log:
 
 def _record(
     reactor: Any, start: WorkerStart, send: Callable[[bytes], None], log: _Log | None
-) -> Callable[[Record], None] | None:
+) -> Callable[[AnyRecord], None] | None:
     """Return a function that reports access records to the parent, which writes them; None if access logs are off."""
     if start.plan.access == "off":
         return None
-    lines = JsonLines(start.number) if start.plan.log == "json" else TextLines(start.number)
-    gathered = AccessLog(lines.record, lambda text: send(access_report(text)), reactor, LONGEST_TEXT)
+    lines: LogLines = JsonLines(start.number) if start.plan.log == "json" else TextLines(start.number)
+    line = record_line(lines, access_form(start.plan.access)[0])
+    gathered = AccessLog(line, lambda text: send(access_report(text)), reactor, LONGEST_TEXT)
     if log is not None:
         log.flush = gathered.flush
     flood = RecordLimit(gathered.record, reactor)

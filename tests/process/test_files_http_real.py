@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
 import http.client
+import re
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -82,3 +86,37 @@ def test_curl_resumes_and_asks_for_chinese_names(site: Site, root: Path, tmp_pat
     assert hashlib.sha256(part.read_bytes()).digest() == hashlib.sha256((root / "big").read_bytes()).digest()
     assert run("curl", "-sfk", f"{base}/学习.txt").stdout == "study"
     assert run("curl", "-sfkJO", f"{base}/%E5%AD%A6%E4%B9%A0.txt", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_curl_gets_the_form_it_asks_for_with_a_digest_and_analysers_their_lines(tmp_path: Path) -> None:
+    root, log = tmp_path / "root", tmp_path / "requests.log"
+    root.mkdir()
+    (root / "a.txt").write_bytes(b"plain text " * 10_000)
+    (root / "a.txt.gz").write_bytes(gzip.compress((root / "a.txt").read_bytes()))
+    (root / "we ird\\.txt").write_bytes(b"x")
+    options = ["--files-precompressed", "--files-cors", "*", "--files-cache-control", "no-cache", "--workers", "2"]
+    command = [TWISTD, "-n", "--pidfile=", "netsvc", "--files-root", str(root), "--files-http", "127.0.0.1:0", *options]
+    with Server([*command, "--access", f"combined:{log}"]) as server:
+        server.wait_for("ready$")
+        base = f"http://127.0.0.1:{server.port('files http')}"
+        assert run("curl", "-sf", "--compressed", f"{base}/a.txt").stdout == "plain text " * 10_000
+        part = tmp_path / "part"
+        part.write_bytes((root / "a.txt.gz").read_bytes()[:100])
+        coded = ["-H", "Accept-Encoding: gzip", "-C", "-", "-o", str(part)]
+        assert run("curl", "-sf", *coded, f"{base}/a.txt").returncode == 0
+        assert part.read_bytes() == (root / "a.txt.gz").read_bytes()
+        for name in ("a.txt", "we%20ird%5C.txt"):
+            line = run("curl", "-sf", f"{base}/{name}?sha256").stdout
+            checked = subprocess.run(["sha256sum", "--check"], input=line, cwd=root, text=True, capture_output=True)
+            assert checked.returncode == 0, line
+        wants = ["-H", "Want-Repr-Digest: sha-256=1", "-H", "Accept-Encoding: gzip"]
+        digest = base64.b64encode(hashlib.sha256((root / "a.txt.gz").read_bytes()).digest()).decode()
+        assert f"sha-256=:{digest}:" in run("curl", "-sfI", *wants, f"{base}/a.txt").stdout
+        asks = ["-H", "Origin: https://a.example", "-H", "Access-Control-Request-Method: GET", "-X", "OPTIONS"]
+        assert "Access-Control-Allow-Methods: GET, HEAD" in run("curl", "-sfi", *asks, f"{base}/a.txt").stdout
+        server.stop()
+    lines = log.read_text("ascii").splitlines()
+    form = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "(GET|HEAD|OPTIONS) \S+ HTTP/1\.1" 20[046] (\d+|-) "-" "curl/[^"]+"')
+    assert len(lines) == 6
+    assert [line for line in lines if not form.fullmatch(line)] == []

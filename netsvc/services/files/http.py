@@ -441,7 +441,8 @@ class FileAnswer:
         self._exchange.connection.abort()
 
     def _gone(self) -> None:
-        self._record("client went away", self._sent + self._file.offset - self._first)
+        self._exchange.sent = size = self._sent + self._file.offset - self._first
+        self._record("client went away", size)
         self._file.close()
 
     def _record(self, result: str, size: int) -> None:
