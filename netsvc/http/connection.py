@@ -43,12 +43,16 @@ _log = Logger(namespace="netsvc.http")
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds for a request to arrive, for its answer, between two requests, and for the client to close."""
+    """Seconds for a request to arrive, for its answer, between two requests, and for the client to close.
+
+    `closing`: for a client to take the rest of the answers, if that is less than `answer`.
+    """
 
     request: float = 30.0
     answer: float = inf
     idle: float = 60.0
     linger: float = 2.0
+    closing: float = 600.0
 
 
 class Exchange:
@@ -203,6 +207,9 @@ class HTTPConnection(Protocol):
 
     factory: HTTPFactory
     transport: Any
+    #: Called with the connection and None before it closes or when the client has closed its side, and at its end with
+    #: the reason.
+    closing: Callable[[HTTPConnection, Failure | None], None] | None = None
 
     def __init__(self) -> None:
         #: The request that is being answered.
@@ -355,7 +362,10 @@ class HTTPConnection(Protocol):
     def _end(self) -> None:
         """Close when everything is sent, and reset the connection if the client has not read it in time."""
         self._ending = True
-        self.deadline = self.factory.clock.seconds() + self.factory.times.answer
+        if self.closing is not None:
+            self.closing(self, None)
+        times = self.factory.times
+        self.deadline = self.factory.clock.seconds() + min(times.answer, times.closing)
         self.transport.loseConnection()
 
     def go_on(self) -> None:
@@ -402,6 +412,8 @@ class HTTPConnection(Protocol):
     def readConnectionLost(self) -> None:
         """Answer what has been received: the client may still read."""
         self._client_done = True
+        if self.closing is not None:
+            self.closing(self, None)
         if self._closing:
             self._end()
         elif self.exchange is None:
@@ -417,6 +429,8 @@ class HTTPConnection(Protocol):
         self._closing = True
         self._unread = b""
         self.factory.closed(self)
+        if self.closing is not None:
+            self.closing(self, reason)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.end()

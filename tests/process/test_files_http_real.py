@@ -30,12 +30,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Each KiB is different.
     (directory / "big").write_bytes(b"".join(b"%08x" % each * 128 for each in range(SIZE // 1024 + 1))[:SIZE])
     (directory / "学习.txt").write_bytes(b"study")
+    (directory / "unread").write_bytes(bytes(1024 * 1024))
     return directory
 
 
 class Site(NamedTuple):
     plain: int
     tls: int
+    server: Server
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
     arguments = ["--files-http", "127.0.0.1:0", "--files-http", f"tls:{tls}:cert={certificate}:key={key}"]
     with Server([TWISTD, "-n", "--pidfile=", "netsvc", "--files-root", str(root), *arguments]) as started:
         started.wait_for("ready$")
-        yield Site(started.port("files http"), tls)
+        yield Site(started.port("files http"), tls, started)
         started.stop()
         assert "Traceback" not in started.log + started.stderr
 
@@ -120,3 +122,14 @@ def test_curl_gets_the_form_it_asks_for_with_a_digest_and_analysers_their_lines(
     form = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "(GET|HEAD|OPTIONS) \S+ HTTP/1\.1" 20[046] (\d+|-) "-" "curl/[^"]+"')
     assert len(lines) == 6
     assert [line for line in lines if not form.fullmatch(line)] == []
+
+
+def test_a_file_that_a_client_does_not_read_was_not_sent(site: Site) -> None:
+    with socket.socket() as client:
+        # The rest, or all that the server's system takes of it, waits there.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", site.plain))
+        client.sendall(b"GET /unread HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1)
+    assert "sent" not in site.server.wait_for('"unread" .*').group()

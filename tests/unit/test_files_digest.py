@@ -263,6 +263,7 @@ def test_the_digest_is_a_line_for_sha256sum_or_json(site: FilesSite) -> None:
         assert reply.json == {"name": "f.txt", "sha256": digest_of(CONTENT).hex(), "size": 10}
     assert site.results[0] == ("f.txt", 0, "checksum", "GET", 200)
     assert site.ask("/missing?sha256").code == 404
+    assert site.ask("/?sha256").code == 404
     # Another parameter.
     assert site.ask("/f.txt?xsha256=1").body == CONTENT
 

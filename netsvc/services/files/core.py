@@ -25,6 +25,7 @@ from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefuse
 from netsvc.services.files.headers import cache_control, origins
 from netsvc.services.files.media_type import charset
 from netsvc.services.files.names import readings, shown
+from netsvc.services.files.receipt import Receipts
 from netsvc.services.files.root import OutsideError, Root
 from netsvc.services.files.small import SmallFile, SmallFiles
 from netsvc.services.files.transport import HalfClosed
@@ -209,6 +210,7 @@ class FilesCore:
         self.draining = False
         self.ahead = ReadAhead(context.reactor)
         self.digests = Digests(context.reactor)
+        self.receipts = Receipts(context.reactor)
         self.shares = Shares(context.reactor)
         self.lingering = HalfClosed(context.reactor)
         #: The open files, each with the time when it was last read, in the order of these times.

@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
-from netsvc.http.request import RequestLimits
+from netsvc.http.request import Request, RequestLimits
 from netsvc.services.files.coding import accepted_codings
 from netsvc.services.files.conditions import (
     Validator,
@@ -95,6 +95,8 @@ class FilesSite:
         """Answer a request; see `HTTPFactory`."""
         request = exchange.request
         core = self._core
+        if core.receipts.waiting:
+            core.receipts.look(exchange.connection)
         if request.method == b"GET" and b"sha256" not in request.query:
             small = core.find_small(request.path[1:])
             if small is not None and self._special.isdisjoint(request.names):
@@ -119,7 +121,7 @@ class FilesSite:
                 except FileBusyError:
                     raise
                 except FileRefusedError:
-                    if not self._core.lists:
+                    if not core.lists or _asks_checksum(request):
                         raise
                     self._listings.answer(answer, name)
                     return
@@ -135,7 +137,7 @@ class FilesSite:
         except FileRefusedError as refusal:
             answer.refuse(HTTPStatus.NOT_FOUND, str(refusal))
         else:
-            if b"sha256" in request.query and b"sha256" in parse_qs(request.query, keep_blank_values=True):
+            if _asks_checksum(request):
                 self._send_checksum(answer, file, path)
                 return
             answer.is_plain = self._special.isdisjoint(request.names)
@@ -210,6 +212,10 @@ def _text_of(core: FilesCore, name: bytes) -> str:
     return core.shown(name).decode("utf-8", "replace")
 
 
+def _asks_checksum(request: Request) -> bool:
+    return b"sha256" in request.query and b"sha256" in parse_qs(request.query, keep_blank_values=True)
+
+
 def _prefers_json(exchange: Exchange) -> bool:
     accept = (exchange.request.header(b"accept") or b"").lower()
     return b"application/json" in accept and b"text/html" not in accept
@@ -228,6 +234,8 @@ class FileAnswer:
         #: Who it is for, as far as clients are told apart.
         self.client: str | None = getattr(exchange.peer, "host", None)
         self._is_recorded = False
+        #: Whether all of it was given to the system.
+        self._is_given = False
         #: Headers of the answer, whatever it is.
         self.lines = b""
         #: Whether any client that asks for the same gets the same.
@@ -266,11 +274,9 @@ class FileAnswer:
         """Send a file, or what was asked for of it."""
         self._name = path
         request, core = self._exchange.request, self._core
-        kind = media_type(path)
-        if kind.startswith(b"text/"):
-            kind = with_charset(kind, file.glance(MARK_SIZE), core.charset)
-        coding = ""
+        coding, kind = "", b""
         if core.precompressed:
+            kind = self._type_of(file, path)
             chosen = core.encoded(file, path, accepted_codings(request.values(b"accept-encoding")))
             if chosen is None:
                 self.lines += _BY_CODING
@@ -283,7 +289,7 @@ class FileAnswer:
             self.is_plain = False
             headers += b"Content-Encoding: %b\r\n" % coding.encode("ascii")
         ranges = None
-        if not _CONDITIONS.isdisjoint(request.names):
+        if not self.is_plain:
             status = check_conditions(request, current)
             if status == HTTPStatus.NOT_MODIFIED:
                 file.close()
@@ -298,6 +304,7 @@ class FileAnswer:
             if coding and ranges and len(ranges) > 1:
                 # Content-Encoding would be said of all the parts together, with what separates them.
                 ranges = None
+        kind = kind or self._type_of(file, path)
         wants = wants_sha256(request.values(_WANTS_DIGEST)) if not self.is_plain else None
         if ranges == [] or wants is False or not (wants or core.digests.any_known):
             self._send_selected(file, kind, ranges, headers, current)
@@ -311,6 +318,12 @@ class FileAnswer:
             send(digest)
             return
         self._await_digest(file, path, send)
+
+    def _type_of(self, file: OpenFile, path: bytes) -> bytes:
+        kind = media_type(path)
+        if not kind.startswith(b"text/"):
+            return kind
+        return with_charset(kind, file.glance(MARK_SIZE), self._core.charset)
 
     def _await_digest(self, file: OpenFile, path: bytes, send: Callable[[bytes | None], None]) -> None:
         """Call `send` with the digest of an open file, or with None if there is none soon; not if the client leaves.
@@ -432,18 +445,27 @@ class FileAnswer:
         if self._parts:
             self._next()
             return
-        self._exchange.sent = self._sent
-        self._record("sent", self._sent)
-        self._exchange.finish()
+        exchange, core, given = self._exchange, self._core, self._core.context.reactor.seconds()
+        exchange.sent = self._sent
+        self._is_given = True
+        exchange.finish()
+
+        def ended(result: str) -> None:
+            # Not the time until it is known.
+            self._started += core.context.reactor.seconds() - given
+            self._record(result, self._sent)
+
+        core.receipts.expect(exchange.connection, ended)
 
     def _cut(self, reason: str) -> None:
         self._record(reason, self._sent + self._file.offset - self._first)
         self._exchange.connection.abort()
 
     def _gone(self) -> None:
-        self._exchange.sent = size = self._sent + self._file.offset - self._first
-        self._record("client went away", size)
         self._file.close()
+        if not self._is_given:
+            self._exchange.sent = size = self._sent + self._file.offset - self._first
+            self._record("client went away", size)
 
     def _record(self, result: str, size: int) -> None:
         if not self._is_recorded:
