@@ -114,7 +114,7 @@ class FilesOptions(Options):
             "cors",
             None,
             None,
-            "Origins whose pages may read the files, separated by commas; * is any",
+            "Origins whose pages may read files, or * for any",
             shown_as("ORIGINS", origins),
         ],
         [
@@ -133,7 +133,7 @@ class FilesOptions(Options):
         [
             "precompressed",
             None,
-            "Send FILE.br, FILE.zst or FILE.gz, if there is one, to clients that accept it",
+            "Send FILE.br, .zst or .gz to clients that accept it",
         ],
         ["no-listing", None, "Do not list directories over HTTP"],
     ]
