@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tests.builders.processes import (
 
 #: Seconds for pip, which has to download what is needed.
 INSTALLING = 600
+#: The commands that netsvc adds to twistd.
+SERVICES = ("netsvc", "netsvc-chat", "netsvc-echo", "netsvc-files", "netsvc-reply")
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,25 @@ def copy_checkout(directory: Path) -> None:
         ".git", ".venv", ".nox", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
     )
     shutil.copytree(ROOT, directory, ignore=made, dirs_exist_ok=True)
+
+
+def shell(*words: object, cwd: Path) -> str:
+    """Run a program, in an environment of no other Python, to its end, which must be a success."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONWARNINGS")}
+    command = [str(word) for word in words]
+    ended = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=INSTALLING, check=False, env=environment
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def lists_all(scripts: Path, cwd: Path) -> None:
+    """Check that the programs of an installation have every command and service."""
+    listed = shell(scripts / "twistd", "--help", cwd=cwd)
+    for name in SERVICES:
+        assert re.search(rf"^    {name}\s", listed, re.M), listed
+    listed = shell(scripts / "netsvc", "list", cwd=cwd)
+    assert "not usable" not in listed
+    for name in SERVICES[1:]:
+        assert re.search(rf"^{name.removeprefix('netsvc-')}  ", listed, re.M), listed

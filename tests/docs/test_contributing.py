@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.installation import INSTALLING, copy_checkout
+from tests.builders.installation import INSTALLING, copy_checkout, lists_all
 from tests.builders.processes import ROOT
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -43,11 +43,11 @@ def test_the_commands_work_in_a_fresh_checkout(tmp_path: Path) -> None:
     whole = {"PYTEST_ADDOPTS": "--collect-only -q"}
     lines = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
     assert [line.split()[0] for line in lines].count(".venv/bin/pytest") == 5
-    checks = [command for line in lines if "ruff" in line for command in line.split(" && ")]
-    # .ci/run has just run these, or is going to.
+    checks = [command for line in lines if "ruff" in line or "sphinx" in line for command in line.split(" && ")]
+    # .ci/run is going to run these, with what they need.
     assert set(checks) <= set((ROOT / ".ci/run").read_text("utf-8").splitlines())
     # A session takes minutes; tests/docs/test_workflows.py checks their names.
-    for line in (line for line in lines if "ruff" not in line and "nox -s" not in line):
+    for line in (line for line in lines if not re.search(r"ruff|sphinx|\[docs\]|nox -s", line)):
         named = "tests/" in line or "pytest" not in line
         ended = subprocess.run(
             ["bash", "-euc", line],
@@ -59,4 +59,6 @@ def test_the_commands_work_in_a_fresh_checkout(tmp_path: Path) -> None:
             check=False,
         )
         assert ended.returncode == 0, f"{line}\n{ended.stdout[-5000:]}{ended.stderr}"
+    # It is an editable installation.
+    lists_all(tmp_path / ".venv/bin", tmp_path.parent)
     assert {path: path.read_bytes() for path in before} == before

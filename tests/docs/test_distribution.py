@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from netsvc import __version__
-from tests.builders.installation import INSTALLING, Installation, copy_checkout, install, requirements
+from tests.builders.installation import INSTALLING, Installation, install, lists_all, requirements, shell
 from tests.builders.processes import ROOT
 
-SERVICES = ("netsvc", "netsvc-chat", "netsvc-echo", "netsvc-files", "netsvc-reply")
 #: Tests that need the files of an sdist, and tests that use most of the wheel.
 OF_THE_SDIST = (
     "tests/docs",
@@ -31,26 +28,6 @@ OF_THE_SDIST = (
 def _venv(directory: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", directory], check=True, timeout=INSTALLING)
     return directory / "bin"
-
-
-def _shell(*words: object, cwd: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONWARNINGS")}
-    command = [str(word) for word in words]
-    ended = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=INSTALLING, check=False, env=environment
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-def _lists_all(scripts: Path, cwd: Path) -> None:
-    listed = _shell(scripts / "twistd", "--help", cwd=cwd)
-    for name in SERVICES:
-        assert re.search(rf"^    {name}\s", listed, re.M), listed
-    listed = _shell(scripts / "netsvc", "list", cwd=cwd)
-    assert "not usable" not in listed
-    for name in SERVICES[1:]:
-        assert re.search(rf"^{name.removeprefix('netsvc-')}  ", listed, re.M), listed
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +50,12 @@ def wheel(installation: Installation) -> Path:
 @pytest.mark.slow
 class TestBuilt:
     def test_both_are_accepted_by_the_index(self, sdist: Path, wheel: Path, tmp_path: Path) -> None:
-        _shell(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel, cwd=tmp_path)
+        shell(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel, cwd=tmp_path)
 
     def test_the_sdist_holds_what_the_repository_holds(self, sdist: Path) -> None:
         if not (ROOT / ".git").exists() or not shutil.which("git"):
             pytest.skip("needs git, and a repository")
-        tracked = set(_shell("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines())
+        tracked = set(shell("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines())
         with tarfile.open(sdist) as archive:
             held = {name.name.partition("/")[2] for name in archive if name.isfile()}
         made = {name for name in held if name == "PKG-INFO" or name.startswith("netsvc.egg-info/")}
@@ -98,7 +75,7 @@ class TestBuilt:
         assert any(name.startswith("netsvc/cli/scaffold/") for name in names)
 
     def test_it_brings_every_command(self, installation: Installation) -> None:
-        _lists_all(installation.home / "bin", installation.work)
+        lists_all(installation.home / "bin", installation.work)
 
     def test_every_version_is_the_one_of_the_package(
         self, installation: Installation, sdist: Path, wheel: Path
@@ -107,15 +84,6 @@ class TestBuilt:
         assert wheel.name == f"netsvc-{__version__}-py3-none-any.whl"
         for words in (("netsvc", "--version"), ("twistd", "netsvc", "--version"), ("netsvc", "run", "--version")):
             assert installation.run(*words).stdout == f"netsvc {__version__}\n"
-
-
-@pytest.mark.slow
-def test_an_editable_install_brings_every_command(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    copy_checkout(source)
-    scripts = _venv(tmp_path / "venv")
-    _shell(scripts / "pip", "install", "-q", "-e", source, cwd=tmp_path)
-    _lists_all(scripts, tmp_path)
 
 
 @pytest.mark.slow
@@ -131,6 +99,6 @@ def test_the_wheel_passes_the_tests_of_the_sdist_with_the_oldest_dependencies(
     scripts = _venv(tmp_path / "venv")
     oldest = [line.replace(" >= ", "==") for line in requirements()]
     needed = ("aiohttp", "aiosqlite", "jsonschema", "hypothesis", "pytest", "pytest-twisted")
-    _shell(scripts / "pip", "install", "-q", wheel, *oldest, *needed, cwd=tmp_path)
-    _lists_all(scripts, tmp_path)
-    _shell(scripts / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *OF_THE_SDIST, cwd=source)
+    shell(scripts / "pip", "install", "-q", wheel, *oldest, *needed, cwd=tmp_path)
+    lists_all(scripts, tmp_path)
+    shell(scripts / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *OF_THE_SDIST, cwd=source)
