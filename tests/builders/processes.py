@@ -179,6 +179,15 @@ def is_reset(connection: socket.socket) -> bool:
     return False
 
 
+def is_refused(port: int) -> bool:
+    """Return whether a new connection is reset before anything comes: so early that `connect` finds it, or later."""
+    try:
+        with connect(port) as connection:
+            return is_reset(connection)
+    except ConnectionResetError:
+        return True
+
+
 def read_all(connection: socket.socket) -> bytes:
     """Read to the end."""
     return b"".join(iter(lambda: connection.recv(65536), b""))

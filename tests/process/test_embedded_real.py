@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.processes import PATIENCE, TWISTD, Server, connect, free_port, is_reset, read_all, read_exactly, run
+from tests.builders.processes import (
+    PATIENCE,
+    TWISTD,
+    Server,
+    connect,
+    free_port,
+    is_refused,
+    read_all,
+    read_exactly,
+    run,
+)
 
 #: Real processes, many of them.
 pytestmark = pytest.mark.slow
@@ -76,8 +86,7 @@ def test_of_one_peer_only_so_many_are_served(public: Path) -> None:
         with connect(port) as held:
             held.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
             assert held.recv(1)
-            with connect(port) as refused:
-                assert is_reset(refused)
+            assert is_refused(port)
         server.wait_for("limit perip refused 127.0.0.1 at web")
         while True:
             try:
@@ -139,8 +148,7 @@ def test_ftp_lists_and_sends_files_whoever_opens_the_data_connection(public: Pat
 def test_ftp_has_limits_and_is_drained(public: Path) -> None:
     with Server.twistd("--drain", "0.2", "--limit", "perip=1", *embed(f"ftp --port 0 --root {public}")) as server:
         with ftp(server.port("ftp")) as client:
-            with connect(server.port("ftp")) as refused:
-                assert is_reset(refused)
+            assert is_refused(server.port("ftp"))
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(EOFError):
                 client.getresp()
@@ -186,8 +194,7 @@ def test_people_talk_through_words(talkers: list[Talker]) -> None:
             talkers[-1].hear(" 376 ")
         talkers[0].say("PRIVMSG bob :hello")
         assert talkers[1].hear("PRIVMSG bob").startswith(":alice!")
-        with connect(port) as refused:
-            assert is_reset(refused)
+        assert is_refused(port)
 
 
 def http(connection: socket.socket) -> bytes:

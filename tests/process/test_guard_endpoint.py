@@ -7,6 +7,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -313,15 +314,14 @@ def fetch(port: int) -> bytes:
 def hold(port: int) -> socket.socket:
     """Have a connection that is served, and kept, as soon as the end of the one before has come."""
     while True:
-        held = connect(port)
-        try:
-            held.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
-            if held.recv(1):
-                return held
-        except ConnectionError:
-            # Refused.
-            pass
-        held.close()
+        # One that is refused may be reset before `connect` looks at it.
+        with suppress(ConnectionError):
+            held = connect(port)
+            with suppress(ConnectionError):
+                held.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+                if held.recv(1):
+                    return held
+            held.close()
 
 
 @pytest.mark.slow
