@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
@@ -14,10 +15,13 @@ from twisted.python.failure import Failure
 from netsvc.interfaces import Context
 from netsvc.options import parse_settings
 from netsvc.service import stream_factory
+from netsvc.services.chat.archive import Archive
+from netsvc.services.chat.commands import Conversation
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
 from netsvc.services.chat.events import Event, Said, Several
 from netsvc.services.chat.line import LineChat
 from netsvc.services.chat.options import ChatOptions
+from netsvc.services.chat.store.interface import Kept
 from netsvc.services.chat.wording import line_form, wording
 
 
@@ -33,6 +37,8 @@ def build_core(**chosen: object) -> ChatCore:
 
 class Recorder:
     """An outlet that keeps what it gets; of several events at once, each."""
+
+    is_confidential = True
 
     def __init__(self, peer: str = "192.0.2.1") -> None:
         self.peer = peer
@@ -122,6 +128,59 @@ class Client:
     @property
     def state(self) -> str:
         return str(self.transport.producerState)
+
+
+class Person:
+    """A conversation, the lines that it shows, and the events that it is sent, in order."""
+
+    is_confidential = True
+
+    def __init__(self, core: ChatCore, name: str | None = None, peer: str = "192.0.2.1") -> None:
+        self.peer = peer
+        self.ended = False
+        self.shown: list[Any] = []
+        self.conversation = Conversation(core, self, self.tell)
+        self.conversation.begin()
+        self.conversation.arrive()
+        if name:
+            self.does(f"/nick {name}")
+
+    def tell(self, lines: Iterable[str]) -> None:
+        self.shown += lines
+
+    def deliver(self, event: Event) -> None:
+        self.shown.append(event)
+
+    def end(self) -> None:
+        self.ended = True
+
+    def does(self, *lines: str) -> list[Any]:
+        """Type lines; return what was shown since the last time."""
+        self.sees()
+        for line in lines:
+            self.conversation.line_received(line)
+        return self.sees()
+
+    def sees(self) -> list[Any]:
+        shown, self.shown = self.shown, []
+        return shown
+
+
+class _Opened(Archive):
+    """A listener that takes what a store has."""
+
+    def __init__(self) -> None:
+        pass
+
+    def opened(self, kept: Kept) -> None:
+        self.kept = kept
+
+
+def kept_by(core: ChatCore) -> Kept:
+    """What the store of a core would give to the next one. The core is of no use afterwards."""
+    opened = _Opened()
+    core.archive.store.open(opened, 0)
+    return opened.kept
 
 
 class FillingTransport(StringTransport):

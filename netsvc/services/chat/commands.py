@@ -12,11 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from netsvc.base.text import escape
+from netsvc.services.chat.account_commands import ACCOUNT_COMMANDS
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
 from netsvc.services.chat.events import Outlet, Reason
 from netsvc.services.chat.history import parse_request, tell
 from netsvc.services.chat.names import ChatError, EmptyTextError
+from netsvc.services.chat.room_commands import ROOM_COMMANDS
 from netsvc.services.chat.store.interface import StoreError
+from netsvc.services.chat.view import View
 from netsvc.services.chat.wording import past
 
 __all__ = ["COMMANDS", "Conversation"]
@@ -39,7 +42,8 @@ class Conversation:
     def __init__(self, core: ChatCore, outlet: Outlet, show: Callable[[Iterable[str]], None]) -> None:
         self.core = core
         self.show = show
-        self._outlet = outlet
+        self.outlet = outlet
+        self.view = View()
         self._entered = False
         #: Whether the member is in the lobby, or has left it since.
         self.arrived = False
@@ -49,7 +53,7 @@ class Conversation:
 
     def begin(self) -> None:
         """Enter the chat and greet the member; no one else is told. Raises `ChatError` if the chat is full."""
-        self.member = self.core.enter(self._outlet)
+        self.member = self.core.enter(self.outlet)
         self._entered = True
         self.notice(
             f"welcome to the chat; you are {self.member.name}", "type /nick NAME to change that, /help for help"
@@ -151,7 +155,7 @@ class Conversation:
         self.notice(f"you left {room.name}; {where}")
 
     def _rooms(self, _text: str) -> None:
-        rooms = list(self.core.rooms)
+        rooms = list(filter(self._may_see, self.core.rooms))
         lines = []
         for room in nlargest(_LISTED_ROOMS, rooms, key=lambda room: len(room.members)):
             members = f"{len(room.members)} member{'s' * (len(room.members) != 1)}"
@@ -164,9 +168,13 @@ class Conversation:
     def _who(self, name: str) -> None:
         room = self.core.rooms.find(name) if name else self.here()
         # An empty room is remembered, but not shown.
-        if room is None or not (room.members or room.key == LOBBY):
+        is_shown = room is not None and (room.members or room.key == LOBBY) and self._may_see(room)
+        if room is None or not is_shown:
             raise ChatError(f'no such room: "{escape(name, 40)}"; /rooms lists them')
         self.notice(f"in {room.name}: {_listed(room.members) or 'no one'}")
+
+    def _may_see(self, room: ChatRoom) -> bool:
+        return room in self.member.rooms or "secret" not in room.rules.modes
 
     def _msg(self, text: str) -> None:
         name, words = _cut(text)
@@ -223,6 +231,7 @@ COMMANDS = {
     "me": Command("TEXT", "say what you do", Conversation._me),
     "topic": Command("[TEXT]", "show or set the topic of the room; - removes it", Conversation._topic),
     "history": Command("[NUMBER or TIME]", "show earlier messages of the room", Conversation._history),
+    **{name: Command(*entry) for name, entry in {**ACCOUNT_COMMANDS, **ROOM_COMMANDS}.items()},
     "help": Command("", "show this help", Conversation._help),
     "quit": Command("", "leave the chat", Conversation._quit),
 }

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 
 from netsvc.base.bucket import Bucket
 from netsvc.base.errors import UserError
+from netsvc.base.hosts import UNKNOWN, is_loopback
 from netsvc.base.text import escape
 from netsvc.interfaces import Context
+from netsvc.services.chat.accounts import Accounts
 from netsvc.services.chat.archive import Archive, event_of
 from netsvc.services.chat.congestion import Congestion
 from netsvc.services.chat.events import (
@@ -22,6 +25,7 @@ from netsvc.services.chat.events import (
     Departed,
     Displaced,
     Event,
+    Expelled,
     Joined,
     Left,
     Outlet,
@@ -32,6 +36,7 @@ from netsvc.services.chat.events import (
     Stopping,
     Whispered,
 )
+from netsvc.services.chat.moderation import Moderation
 from netsvc.services.chat.names import (
     ChatError,
     EmptyTextError,
@@ -43,7 +48,8 @@ from netsvc.services.chat.names import (
 )
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
-from netsvc.services.chat.store.interface import Kept, NewMessage, RoomRecord
+from netsvc.services.chat.rules import Role, Rules
+from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, RoomRecord
 from netsvc.services.chat.store.open import build_store, store_limits
 from netsvc.services.chat.text import clean_text, is_visible
 
@@ -59,13 +65,27 @@ _SIGNS = ("#", "\uff03", "\ufe5f")
 class Member:
     """A member of the chat. Protocols read it, and change it through the core only."""
 
-    __slots__ = ("bucket", "deliver", "key", "name", "outlet", "peer", "rooms", "settled", "slowed", "unsettled")
+    __slots__ = (
+        "account",
+        "bucket",
+        "deliver",
+        "key",
+        "name",
+        "outlet",
+        "peer",
+        "rooms",
+        "settled",
+        "slowed",
+        "unsettled",
+    )
 
     def __init__(self, name: str, outlet: Outlet, bucket: Bucket) -> None:
         self.name = name
         self.key = name_key(name)
         self.outlet = outlet
         self.peer = outlet.peer
+        #: The account that it is logged in to.
+        self.account: AccountRecord | None = None
         #: Kept, because it is compared by identity, and a bound method is a new object each time it is looked up.
         self.deliver: Callable[[Event], None] = outlet.deliver
         self.bucket = bucket
@@ -81,7 +101,7 @@ class Member:
 class ChatRoom:
     """A room: its members, topic and last messages. Protocols read it, and change it through the core only."""
 
-    __slots__ = ("_everyone", "founder", "history", "is_kept", "key", "made", "members", "name", "topic")
+    __slots__ = ("_everyone", "founder", "history", "is_kept", "key", "made", "members", "name", "rules", "topic")
 
     def __init__(self, name: str, key: str, history: int) -> None:
         self.name = name
@@ -92,6 +112,8 @@ class ChatRoom:
         self.is_kept = False
         #: The peer of the member that was the first one in it.
         self.founder = ""
+        #: Who may do what in it.
+        self.rules = Rules()
         #: The last messages, each with the time when it was sent.
         self.history: deque[tuple[float, Said | Acted]] = deque(maxlen=history)
         #: In the order of joining.
@@ -100,8 +122,16 @@ class ChatRoom:
 
     @property
     def record(self) -> RoomRecord:
-        """What the store keeps of it."""
-        return RoomRecord(self.key, self.name, self.made, topic=self.topic)
+        """What the store keeps of it. The rules of a room that is not permanent end with its last member."""
+        rules = self.rules if self.is_permanent else Rules()
+        operators = frozenset(rules.operators)
+        record = RoomRecord(self.key, self.name, self.made, rules.founder, operators, self.topic)
+        return replace(record, modes=rules.modes, bans=tuple(rules.bans))
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether its place is never given to another room: it is the lobby, or registered."""
+        return self.key == LOBBY or bool(self.rules.founder)
 
     @property
     def everyone(self) -> tuple[Callable[[Event], None], ...]:
@@ -118,6 +148,7 @@ class ChatRoom:
     def remove(self, member: Member) -> None:
         """Remove a member."""
         del self.members[member], member.rooms[self]
+        self.rules.present.discard(member)
         self._everyone = None
 
 
@@ -166,6 +197,11 @@ class Rooms:
         """Iterate over the lobby and the rooms that have members."""
         return (room for room in self._rooms if room.members or room.key == LOBBY)
 
+    @property
+    def all(self) -> Iterable[ChatRoom]:
+        """All rooms, those without members, too."""
+        return self._rooms
+
     def find(self, text: str) -> ChatRoom | None:
         """Return the room that `text` names, if it exists. A leading # is not part of a name."""
         return self._rooms.get(find_key(_bare(text), self._name_length))
@@ -190,7 +226,22 @@ class Rooms:
         """Return the room of a record, after adding it, empty, if necessary."""
         room = self._rooms.get(record.key) or self._add(ChatRoom(record.name, record.key, self._history))
         room.topic, room.made, room.is_kept = record.topic, record.made, True
+        room.rules.restore(record)
+        if room.is_permanent:
+            self._empty.pop(room.key, None)
         return room
+
+    def set_founder(self, room: ChatRoom, account: str) -> None:
+        """Register a room to an account, so that its place stays; or release it, if `account` is empty."""
+        if room.members and not account:
+            self._found(room, next(iter(room.members)).peer)
+        elif room.members:
+            self._unfound(room)
+        elif account:
+            self._empty.pop(room.key, None)
+        else:
+            self._empty[room.key] = room
+        room.rules.founder = account
 
     def shrink(self) -> None:
         """Drop the longest empty rooms beyond the limit."""
@@ -217,19 +268,28 @@ class Rooms:
     def enter(self, room: ChatRoom, member: Member) -> None:
         """Add a member to a room."""
         if self._empty.pop(room.key, None):
-            room.founder = member.peer
-            self._founded.setdefault(room.founder, {})[room] = None
+            self._found(room, member.peer)
+            room.rules.present.add(member)
+        room.rules.entered(member)
         room.add(member)
 
     def leave(self, room: ChatRoom, member: Member) -> None:
         """Remove a member from a room."""
         room.remove(member)
-        if not room.members and room.key != LOBBY:
+        if not room.members and not room.is_permanent:
             self._empty[room.key] = room
-            founded = self._founded[room.founder]
-            del founded[room]
-            if not founded:
-                del self._founded[room.founder]
+            self._unfound(room)
+            room.rules = Rules()
+
+    def _found(self, room: ChatRoom, peer: str) -> None:
+        room.founder = peer
+        self._founded.setdefault(peer, {})[room] = None
+
+    def _unfound(self, room: ChatRoom) -> None:
+        founded = self._founded[room.founder]
+        del founded[room]
+        if not founded:
+            del self._founded[room.founder]
 
 
 class ChatCore:
@@ -249,7 +309,8 @@ class ChatCore:
         self.now = now
         self.rooms = Rooms(options, self._close, self._forget)
         self._members: NameIndex[Member] = NameIndex()
-        self._reserved = reserved_names(options["reserved"])
+        self._reserve(options)
+        self.moderation = Moderation(self)
         self._places: Places[Member] = Places()
         self._guests = 0
         self._draining = False
@@ -268,6 +329,7 @@ class ChatCore:
             find=self.rooms.find,
             everyone=lambda: [member.deliver for member in self._members],
         )
+        self.accounts = Accounts(self.archive.store, context.reactor, now)
         metrics = context.metrics
         self._messages = metrics.counter("messages", "Messages to a room, or to one member")
         self.archive.sent = self._messages.inc
@@ -277,6 +339,19 @@ class ChatCore:
             metrics.gauge("rooms", "Rooms that have members"): self._count_rooms,
             metrics.gauge("behind", "Members that are behind, to whom others send slowly"): self.congestion.__len__,
         }
+
+    def _reserve(self, options: ChatOptions) -> None:
+        #: The keys of the accounts that operate the whole chat.
+        self.server_operators = frozenset(map(name_key, options["operators"]))
+        self._reserved = reserved_names(options["reserved"])
+        # Of an operator's name that is not registered yet, anyone could make an operator's account.
+        self._reserved_elsewhere = reserved_names([*options["reserved"], *options["operators"]])
+
+    def _reserved_for(self, member: Member) -> NameIndex[str]:
+        """Return the names that a member cannot have. A client on this machine can have an operator's."""
+        here = member.peer == UNKNOWN or is_loopback(member.peer)
+        is_operator = member.account is not None and member.account.key in self.server_operators
+        return self._reserved if here or is_operator else self._reserved_elsewhere
 
     def check(self) -> None:
         """Raise `UserError` if the store cannot be opened."""
@@ -296,6 +371,7 @@ class ChatCore:
 
     def _opened(self, kept: Kept) -> None:
         """Take what the store has: the rooms, those used last at the end."""
+        self.accounts.restore(kept.accounts)
         last = {room: messages[-1].time for room, messages in kept.messages.items() if messages}
         for record in sorted(kept.rooms, key=lambda record: last.get(record.key, record.made)):
             room = self.rooms.restore(record)
@@ -304,7 +380,16 @@ class ChatCore:
             )
         self.rooms.shrink()
 
-    def _keep(self, room: ChatRoom) -> None:
+    @property
+    def members(self) -> Iterable[Member]:
+        """All members."""
+        return self._members
+
+    def key_of(self, text: str) -> str | None:
+        """Return the `name_key` of a name, None if it is too long to be one."""
+        return find_key(text, self.options["name-length"])
+
+    def keep_room(self, room: ChatRoom) -> None:
         """Keep a room as it is now."""
         room.made = room.made or self.now()
         room.is_kept = True
@@ -329,7 +414,7 @@ class ChatCore:
         if changed:
             raise UserError([f"{' and '.join(changed)} cannot change in a reload; restart netsvc"])
         self.options = options
-        self._reserved = reserved_names(options["reserved"])
+        self._reserve(options)
         self.rooms.reconfigure(options)
         self.congestion.rate = options["send-rate"]
         self.archive.limit(store_limits(options))
@@ -342,12 +427,15 @@ class ChatCore:
         if len(self._members) >= self.options["members"] and not self._make_room(outlet.peer):
             raise ChatError(f"the chat is full ({len(self._members)} members); try again later")
         bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
-        # No member can take such a name: see `check_name`.
-        self._guests += 1
-        member = Member(f"guest{self._guests}", outlet, bucket)
+        member = Member(self._guest_name(), outlet, bucket)
         self._members.add(member.name, member)
         self._places.heard(member, self.context.reactor.seconds())
         return member
+
+    def _guest_name(self) -> str:
+        # No member can take such a name: see `check_name`.
+        self._guests += 1
+        return f"guest{self._guests}"
 
     def _make_room(self, peer: str) -> bool:
         """Disconnect a member that has to make room for a new one of `peer`, if there is one; see `Places`."""
@@ -415,20 +503,78 @@ class ChatCore:
 
     def rename(self, member: Member, text: str) -> None:
         """Change a member's name."""
-        name = check_name(text, self.options["name-length"], self._reserved)
+        name = check_name(text, self.options["name-length"], self._reserved_for(member))
         similar = self._members.similar(name)
         if similar is not None and similar is not member:
             taken = similar.key == name_key(name)
             why = "is taken" if taken else f"looks like {similar.name}, who is here"
             raise ChatError(f"the name {name} {why}; choose another one")
+        owner = self.accounts.owner(name)
+        if owner is not None and (member.account is None or owner.key != member.account.key):
+            what = "is" if owner.key == name_key(name) else f"looks like {owner.name}, which is"
+            raise ChatError(f"the name {name} {what} registered; if it is yours, /login {owner.name} PASSWORD")
         if name == member.name:
             raise ChatError(f"your name is {name} already")
+        self.congestion.admit({other for room in member.rooms for other in room.members}, member.name, name)
+        self._rename(member, name)
+
+    def _rename(self, member: Member, name: str) -> None:
         old = member.name
-        self.congestion.admit({other for room in member.rooms for other in room.members}, old, name)
         self._members.remove(old)
         member.name, member.key = name, name_key(name)
         self._members.add(name, member)
         self.delivery.send(_neighbours(member.rooms), Renamed(old, name), member.deliver)
+
+    def register(self, member: Member, password: str) -> Deferred[None]:
+        """Register a member's name, and log it in. Fails with `ChatError` or `StoreError`; see `Accounts`."""
+        if member.account is not None:
+            raise ChatError(f"you are logged in as {member.account.name} already")
+        # A guest's name is reserved.
+        name = check_name(member.name, self.options["name-length"], self._reserved_for(member))
+
+        def registered(account: AccountRecord) -> None:
+            # It may have gone, or have another name now: the account stays, with its password.
+            if self._is_present(member):
+                member.account = account
+
+        return self.accounts.register(name, password, member.peer).addCallback(registered)
+
+    def login(self, member: Member, name: str, password: str) -> Deferred[None]:
+        """Log a member in, and give it the account's name, from whoever has it. Fails as `register` does."""
+
+        def logged_in(account: AccountRecord) -> None:
+            if not self._is_present(member):
+                return
+            member.account = account
+            # By look: one that only looks like it came before it was registered.
+            holder = self._members.similar(account.name)
+            if holder is not None and holder is not member:
+                self._end(holder, Expelled(), Reason.REPLACED)
+            if member.name != account.name:
+                self._rename(member, account.name)
+
+        return self.accounts.login(self.key_of(name), escape(name, 40), password, member.peer).addCallback(logged_in)
+
+    def logout(self, member: Member) -> None:
+        """Log a member out; it gets a guest's name."""
+        if member.account is None:
+            raise ChatError("you are not logged in")
+        member.account = None
+        for room in member.rooms:
+            room.rules.present.discard(member)
+        self._rename(member, self._guest_name())
+
+    def expel(self, member: Member, by: str, why: str) -> None:
+        """Disconnect a member."""
+        self._end(member, Expelled(by, why), Reason.EXPELLED)
+
+    def _end(self, member: Member, event: Expelled, reason: Reason) -> None:
+        member.deliver(event)
+        member.outlet.end()
+        self.depart(member, reason)
+
+    def _is_present(self, member: Member) -> bool:
+        return self._members.get(member.key) is member
 
     def join(self, member: Member, text: str, *, at_once: bool = False) -> ChatRoom:
         """Add a member to a room, which is created if necessary, and return it. Does nothing if it is in it already.
@@ -440,12 +586,14 @@ class ChatCore:
             return room
         if len(member.rooms) >= self.options["member-rooms"]:
             raise ChatError(f"you are in {len(member.rooms)} rooms, which is the limit; leave one first")
+        if room is not None and self.moderation.role(member, room) is Role.MEMBER:
+            room.rules.check_entry(member, room.name, self.now())
         if room is not None and not at_once:
             self.congestion.admit(room.members.keys(), room.name, member.name)
         room = self.rooms.open(text, member.peer)
         self.rooms.enter(room, member)
         if not room.is_kept:
-            self._keep(room)
+            self.keep_room(room)
         self.delivery.send(room.everyone, Joined(room.name, member.name), member.deliver)
         return room
 
@@ -475,21 +623,25 @@ class ChatCore:
         limit = self.options["topic-length"]
         if len(topic) > limit:
             raise ChatError(f"that topic has {len(topic)} characters; the limit is {limit}")
+        if "topic" in room.rules.modes:
+            self.moderation.require(member, room)
         self.congestion.admit(room.members.keys(), room.name, member.name, topic)
         self.archive.check("the topic is unchanged")
         room.topic = topic
-        self._keep(room)
+        self.keep_room(room)
         self.delivery.send(room.everyone, Retitled(room.name, member.name, topic), member.deliver, len(topic))
 
     def say(self, member: Member, room: ChatRoom, text: str) -> None:
         """Send a message to a room that the member is in. It is delivered when it is kept."""
-        self._talk(member, room, NewMessage(room.key, member.name, _visible(text)))
+        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), _account(member)))
 
     def act(self, member: Member, room: ChatRoom, text: str) -> None:
         """Send what the member does (`waves`) to a room that it is in. It is delivered when it is kept."""
-        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), acted=True))
+        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), _account(member), acted=True))
 
     def _talk(self, member: Member, room: ChatRoom, new: NewMessage) -> None:
+        if room.rules.is_restricted and self.moderation.role(member, room) is Role.MEMBER:
+            room.rules.check_speech(member, room.name, self.now())
         archive = self.archive
         archive.check("not sent")
         if self._draining:
@@ -526,6 +678,10 @@ class ChatCore:
 
 def _bare(text: str) -> str:
     return text[1:] if text[:1] in _SIGNS else text
+
+
+def _account(member: Member) -> str:
+    return member.account.key if member.account is not None else ""
 
 
 def _neighbours(rooms: Iterable[ChatRoom]) -> Audience:

@@ -14,13 +14,16 @@ from twisted.logger import Logger
 __all__ = [
     "Acted",
     "Audience",
+    "Changed",
     "Closed",
     "Delivery",
     "Departed",
     "Displaced",
     "Event",
+    "Expelled",
     "Forgetting",
     "Joined",
+    "Kicked",
     "Left",
     "Outlet",
     "Reason",
@@ -132,6 +135,8 @@ class Reason(StrEnum):
     SILENT = "silent, and the chat was full"
     FOREIGN = "not a chat client"
     CROWDED = "the chat was full, and most members were of its address"
+    EXPELLED = "disconnected by an operator"
+    REPLACED = "logged in elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,39 @@ class Retitled(Event):
     room: str
     name: str
     topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kicked(Event):
+    """`by` removed `name` from `room`; the receiver may be that member."""
+
+    room: str
+    name: str
+    by: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Event):
+    """`name` changed who may do what in `room`.
+
+    `change`: banned, unbanned, muted, unmuted, opped, deopped, modes, invited, registered or released; `whom` is whom
+    it is about, or the modes. Only the invited member gets `invited`.
+    """
+
+    room: str
+    name: str
+    change: str
+    whom: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Expelled(Event):
+    """`by` disconnects the receiver, or it logged in elsewhere if `by` is empty; `Outlet.end` follows."""
+
+    by: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +234,10 @@ class Outlet(Protocol):
 
     #: The key of the address of its peer (`netsvc.base.hosts.peer_key`).
     peer: str
+
+    @property
+    def is_confidential(self) -> bool:
+        """Whether no one else can read what its client sends: `netsvc.stream.is_confidential`."""
 
     def deliver(self, event: Event) -> None:
         """Send an event. Must neither raise nor block. Events for a connection that is closing are dropped."""
@@ -325,4 +367,6 @@ class Delivery:
                     deliver(event)
                 except Exception:  # noqa: BLE001  (an error in one connection must not cost the others the event)
                     self._log.failure("a chat connection could not take an event")
+        for each in events:
+            each.rendered.clear()
         event.rendered.clear()

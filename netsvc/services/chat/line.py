@@ -23,6 +23,7 @@ from netsvc.services.chat.foreign import Opening
 from netsvc.services.chat.lines import OVERLONG, LineSplitter, Overlong
 from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.text import edit
+from netsvc.stream import is_confidential
 
 __all__ = ["ARRIVAL", "LINGER", "QUIET", "TYPING", "LineChat", "Outbox"]
 
@@ -205,7 +206,19 @@ class LineChat(Protocol):
     def deliver(self, event: Event) -> None:
         """Send the line of an event."""
         form = self._dialect.form
-        self._outbox.send(event.rendered.get(form) or form.render(event))
+        if self._conversation.view.is_plain:
+            self._outbox.send(event.rendered.get(form) or form.render(event))
+            return
+        view = self._conversation.view
+        if view.has_times:
+            form = form.with_times
+        if shown := view.select(event):
+            self._outbox.send(b"".join([form.render(each) for each in shown]))
+
+    @property
+    def is_confidential(self) -> bool:
+        """Whether no one else can read what the client sends."""
+        return is_confidential(self.transport)
 
     def end(self) -> None:
         """Leave the chat, and close the connection after everything has been sent."""

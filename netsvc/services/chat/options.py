@@ -89,6 +89,13 @@ class ChatOptions(Options):
             "Names that no member can have, with commas between them, besides server, admin and the like",
             shown_as("NAMES", name_list),
         ],
+        [
+            "operators",
+            None,
+            "",
+            "Accounts that operate every room, with commas between them; register them on this machine",
+            shown_as("NAMES", name_list),
+        ],
         ["members", None, 2000, "Members at a time", whole_number(1, 1_000_000)],
         [
             "silence",
@@ -143,6 +150,9 @@ class ChatOptions(Options):
     ]
     optFlags: list[list[Any]] = [
         ["sync", None, "Wait for the disk itself: what is kept in a file survives a loss of power, too"],
+        ["plain-passwords", None, "Take passwords without TLS, from other machines, too"],
     ]
     #: All but the encoding, the store, and names.
-    limits = tuple(entry[0] for entry in optParameters if entry[0] not in {"encoding", "store", "reserved"})
+    limits = tuple(
+        entry[0] for entry in optParameters if entry[0] not in {"encoding", "store", "reserved", "operators"}
+    )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 from netsvc.services.chat.events import (
     Acted,
+    Changed,
     Closed,
     Departed,
     Displaced,
     Event,
+    Expelled,
     Forgetting,
     Joined,
+    Kicked,
     Left,
     Remembering,
     Renamed,
@@ -26,6 +30,24 @@ from netsvc.services.chat.events import (
 )
 
 __all__ = ["LineForm", "line_form", "past", "wording"]
+
+_CHANGES = {
+    "banned": "banned {whom} from {room}",
+    "unbanned": "lifted the ban of {whom} from {room}",
+    "muted": "muted {whom} in {room}",
+    "unmuted": "let {whom} speak in {room} again",
+    "opped": "made {whom} an operator of {room}",
+    "deopped": "made {whom} no operator of {room} any more",
+    "modes": "set modes of {room}: {whom}",
+    "invited": "invited {whom}; /join {room}",
+    "registered": "registered {room}",
+    "released": "released {room}: it is not registered any more",
+}
+
+
+def _with(why: str) -> str:
+    return f" ({why})" if why else ""
+
 
 # No member can forge a line of the server's or of another member's: names have neither spaces nor brackets, and a
 # text has no line end.
@@ -44,6 +66,15 @@ _WORDINGS: dict[type[Event], Callable[[Any], str]] = {
         f"* {event.name} set the topic of {event.room}: {event.topic}"
         if event.topic
         else f"* {event.name} removed the topic of {event.room}"
+    ),
+    Kicked: lambda event: f"* {event.by} kicked {event.name} from {event.room}{_with(event.why)}",
+    Changed: lambda event: (
+        f"* {event.name} {_CHANGES[event.change].format(whom=event.whom, room=event.room)}{_with(event.why)}"
+    ),
+    Expelled: lambda event: (
+        f"* {event.by} disconnects you{_with(event.why)}, goodbye"
+        if event.by
+        else "* you have logged in elsewhere; disconnecting you here, goodbye"
     ),
     Closed: lambda event: f"* all rooms are in use, and {event.room} had to be closed; /rooms lists the others",
     Displaced: lambda event: (
@@ -75,9 +106,15 @@ def past(event: Event, age: float) -> str:
 class LineForm:
     """Lines as bytes, in one encoding and with one line end. Characters that the encoding lacks become `?`."""
 
-    def __init__(self, encoding: str, end: str) -> None:
+    def __init__(self, encoding: str, end: str, *, has_times: bool = False) -> None:
         self._encoding = encoding
         self._end = end
+        self._has_times = has_times
+
+    @property
+    def with_times(self) -> LineForm:
+        """The form in which each event has its time: `(14:05) [lobby] ann: hello`."""
+        return _form_with_times(self._encoding, self._end)
 
     def encode(self, lines: Iterable[str]) -> bytes:
         """Return the bytes of lines, each with its end."""
@@ -88,8 +125,20 @@ class LineForm:
         data = event.rendered.get(self)
         if data is None:
             events = event.events if isinstance(event, Several) else (event,)
-            data = event.rendered[self] = self.encode(map(wording, events))
+            lines = map(_timed if self._has_times else wording, events)
+            data = event.rendered[self] = self.encode(lines)
         return data
+
+
+def _timed(event: Event) -> str:
+    # What is not kept happens now.
+    moment = time.localtime(getattr(event, "time", 0) or None)
+    return f"({time.strftime('%H:%M', moment)}) {wording(event)}"
+
+
+@cache
+def _form_with_times(encoding: str, end: str) -> LineForm:
+    return LineForm(encoding, end, has_times=True)
 
 
 @cache

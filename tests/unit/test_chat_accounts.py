@@ -1,0 +1,163 @@
+"""A registered name is its owner's: who has the password gets it, from whoever has it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from netsvc.services.chat.core import ChatCore
+from netsvc.services.chat.events import Departed, Expelled, Reason, Renamed
+from netsvc.services.chat.names import name_key
+from netsvc.services.chat.store.interface import AccountRecord
+from tests.builders.chat import Person, build_core, kept_by
+from tests.builders.facts import states
+
+PASSWORD = "correct horse"
+
+
+def account(name: str, password: str = PASSWORD) -> AccountRecord:
+    """An account with a hash at the lowest cost, so that tests are fast."""
+    salt = b"0123456789abcdef"
+    derived = hashlib.scrypt(password.encode(), salt=salt, n=2, r=1, p=1, dklen=16)
+    texts = [base64.b64encode(each).decode().rstrip("=") for each in (salt, derived)]
+    return AccountRecord(name_key(name), name, f"$scrypt$ln=1,r=1,p=1${'$'.join(texts)}")
+
+
+@pytest.fixture
+def core() -> ChatCore:
+    core = build_core(operators="boss")
+    core.accounts.restore([account("Ann"), account("boss")])
+    return core
+
+
+def test_a_registered_name_is_refused_to_others_and_so_is_what_looks_like_it(core: ChatCore) -> None:
+    bob = Person(core, "bob")
+    for name in ("ann", "ANN", "Аnn"):
+        [answer] = bob.does(f"/nick {name}")
+        assert states(answer, "/login Ann")
+    assert bob.conversation.member.name == "bob"
+
+
+def test_the_password_gives_the_name(core: ChatCore) -> None:
+    ann, bob = Person(core), Person(core, "bob")
+    bob.sees()
+    [answer] = ann.does(f"/login ann {PASSWORD}")
+    assert states(answer, "Ann") and ann.conversation.member.account
+    assert bob.sees() == [Renamed("guest1", "Ann")]
+    # Any other name too, and back.
+    ann.does("/nick anna", "/nick ann")
+    assert ann.conversation.member.name == "ann"
+
+
+@pytest.mark.parametrize("line", ["/login ann wrong password", "/login nobody-here xxxxxxxx", "/login wrong"])
+def test_a_wrong_password_changes_nothing(core: ChatCore, line: str) -> None:
+    ann = Person(core)
+    assert len(ann.does(line)) == 1
+    member = ann.conversation.member
+    assert (member.name, member.account) == ("guest1", None)
+
+
+def test_who_logs_in_takes_the_name_back_from_a_ghost(core: ChatCore) -> None:
+    ghost, bob = Person(core), Person(core, "bob")
+    ghost.does(f"/login ann {PASSWORD}")
+    ann = Person(core)
+    bob.sees(), ghost.sees()
+    ann.does(f"/login ann {PASSWORD}")
+    assert ghost.sees() == [Expelled()] and ghost.ended
+    assert bob.sees() == [Departed("Ann", Reason.REPLACED), Renamed("guest3", "Ann")]
+    assert core.find("ann") is ann.conversation.member
+    # The same connection again is no ghost.
+    ann.does(f"/login ann {PASSWORD}")
+    assert core.find("ann") is ann.conversation.member and not ann.ended
+
+
+def test_who_has_a_name_that_was_registered_meanwhile_gives_way(core: ChatCore) -> None:
+    bob = Person(core, "bob")
+    core.accounts.restore([account("bob")])
+    owner = Person(core)
+    owner.does(f"/login bob {PASSWORD}")
+    assert bob.ended and core.find("bob") is owner.conversation.member
+
+
+def test_logging_out_makes_a_guest(core: ChatCore) -> None:
+    ann = Person(core)
+    ann.does(f"/login ann {PASSWORD}", "/logout")
+    member = ann.conversation.member
+    assert (member.name, member.account) == ("guest2", None)
+    assert states(ann.does("/logout")[0], "not logged in")
+
+
+def test_a_name_is_registered_and_its_password_changed() -> None:
+    core = build_core()
+    bob = Person(core, "bob")
+    assert states(bob.does(f"/register {PASSWORD}")[0], "bob")
+    record = core.accounts.get("bob")
+    assert record is not None and record.password.startswith("$scrypt$") and PASSWORD not in repr(record)
+    assert states(bob.does(f"/register {PASSWORD}")[0], "bob")
+    bob.does("/password battery staple")
+    bob.conversation.end()
+    again = Person(core)
+    again.does(f"/login bob {PASSWORD}")
+    assert again.conversation.member.account is None
+    again.does("/login bob battery staple")
+    assert again.conversation.member.name == "bob"
+    # The store has it, for the next start.
+    assert [each.name for each in kept_by(core).accounts] == ["bob"]
+
+
+@pytest.mark.parametrize("line", ["/register short", "/register " + "x" * 2000, "/register"])
+def test_a_guest_a_short_and_an_endless_password_are_refused(core: ChatCore, line: str) -> None:
+    bob = Person(core, "bob")
+    assert len(bob.does(line)) == 1 and bob.conversation.member.account is None
+    guest = Person(core)
+    assert len(guest.does(f"/register {PASSWORD}")) == 1 and guest.conversation.member.account is None
+    assert len(core.accounts) == 2
+
+
+def test_guessing_is_slowed_by_address_and_a_right_password_costs_nothing(core: ChatCore) -> None:
+    ann = Person(core)
+    for _ in range(20):
+        ann.does(f"/login ann {PASSWORD}")
+    assert ann.conversation.member.name == "Ann"
+    guesser, other = Person(core, peer="198.51.100.1"), Person(core, peer="198.51.100.2")
+    answers = [guesser.does(f"/login ann wrong{number}")[0] for number in range(12)]
+    assert not states(answers[9], "try again in") and states(answers[10], "try again in")
+    # Even the right one waits now, from that address.
+    assert states(guesser.does(f"/login ann {PASSWORD}")[0], "try again in")
+    other.does(f"/login ann {PASSWORD}")
+    assert core.find("ann") is other.conversation.member
+    core.context.reactor.advance(10)
+    guesser.does(f"/login ann {PASSWORD}")
+    assert core.find("ann") is guesser.conversation.member
+
+
+def test_passwords_are_not_taken_where_others_can_read_them(core: ChatCore) -> None:
+    bob = Person(core, "bob")
+    bob.is_confidential = False
+    for line in (f"/register {PASSWORD}", f"/login ann {PASSWORD}", "/password aaaaaaaa"):
+        assert states(bob.does(line)[0], "TLS")
+    core.reconfigure(build_core(plain_passwords=True).options)
+    bob.does(f"/login ann {PASSWORD}")
+    assert bob.conversation.member.name == "Ann"
+
+
+def test_who_leaves_while_the_password_is_checked_is_not_logged_in(core: ChatCore) -> None:
+    ann = Person(core)
+    member = ann.conversation.member
+    logging_in = core.login(member, "ann", PASSWORD)
+    ann.conversation.end()
+    other = Person(core)
+    logging_in.addBoth(lambda _: None)
+    assert other.conversation.member.account is None
+
+
+def test_an_operators_name_is_registered_on_this_machine_only() -> None:
+    core = build_core(operators="Chef")
+    stranger, local = Person(core, "bob"), Person(core, peer="127.0.0.1")
+    assert states(stranger.does("/nick chef")[0], "reserved")
+    local.does("/nick chef", f"/register {PASSWORD}", "/logout")
+    assert local.conversation.member.name != "chef"
+    stranger.does(f"/login chef {PASSWORD}", "/nick bert", "/nick chef")
+    assert stranger.conversation.member.name == "chef"
