@@ -183,8 +183,10 @@ class NameIndex(Generic[T]):
         self._by_key[name_key(name)] = self._by_look[look(name)] = thing
 
     def remove(self, name: str) -> None:
-        """Remove the thing of that name."""
-        del self._by_key[name_key(name)], self._by_look[look(name)]
+        """Remove the thing of that name. Others may have its look: names that were stored before Unicode changed."""
+        thing = self._by_key.pop(name_key(name))
+        if self._by_look.get(look(name)) is thing:
+            del self._by_look[look(name)]
 
 
 def reserved_names(more: Iterable[str] = ()) -> NameIndex[str]:
