@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -20,9 +22,21 @@ from netsvc.services.chat.commands import Conversation
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
 from netsvc.services.chat.events import Event, Said, Several
 from netsvc.services.chat.line import LineChat
+from netsvc.services.chat.names import name_key
 from netsvc.services.chat.options import ChatOptions
-from netsvc.services.chat.store.interface import Kept
+from netsvc.services.chat.store.interface import AccountRecord, Kept
 from netsvc.services.chat.wording import line_form, wording
+
+#: That of each account.
+PASSWORD = "correct horse"
+
+
+def account(name: str, password: str = PASSWORD) -> AccountRecord:
+    """An account with a hash at the lowest cost, so that tests are fast."""
+    salt = b"0123456789abcdef"
+    derived = hashlib.scrypt(password.encode(), salt=salt, n=2, r=1, p=1, dklen=16)
+    texts = [base64.b64encode(each).decode().rstrip("=") for each in (salt, derived)]
+    return AccountRecord(name_key(name), name, f"$scrypt$ln=1,r=1,p=1${'$'.join(texts)}")
 
 
 def build_core(**chosen: object) -> ChatCore:

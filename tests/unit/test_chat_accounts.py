@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-
 import pytest
 
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.events import Departed, Expelled, Reason, Renamed
-from netsvc.services.chat.names import name_key
-from netsvc.services.chat.store.interface import AccountRecord
-from tests.builders.chat import Person, build_core, kept_by
+from tests.builders.chat import PASSWORD, Person, account, build_core, kept_by
 from tests.builders.facts import states
-
-PASSWORD = "correct horse"
-
-
-def account(name: str, password: str = PASSWORD) -> AccountRecord:
-    """An account with a hash at the lowest cost, so that tests are fast."""
-    salt = b"0123456789abcdef"
-    derived = hashlib.scrypt(password.encode(), salt=salt, n=2, r=1, p=1, dklen=16)
-    texts = [base64.b64encode(each).decode().rstrip("=") for each in (salt, derived)]
-    return AccountRecord(name_key(name), name, f"$scrypt$ln=1,r=1,p=1${'$'.join(texts)}")
 
 
 @pytest.fixture

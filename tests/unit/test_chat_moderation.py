@@ -10,9 +10,8 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.events import Changed, Departed, Expelled, Kicked, Reason, Said
 from netsvc.services.chat.rules import MODES, MOST_BANS
-from tests.builders.chat import Person, build_core, kept_by
+from tests.builders.chat import PASSWORD, Person, account, build_core, kept_by
 from tests.builders.facts import states
-from tests.unit.test_chat_accounts import PASSWORD, account
 
 
 @pytest.fixture

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from netsvc.services.chat.core import ChatCore
+from netsvc.services.chat.events import Outlet
 from netsvc.services.chat.names import ChatError
+from netsvc.services.chat.room import ChatRoom, Member
+from netsvc.services.chat.view import View
 
-if TYPE_CHECKING:
-    from netsvc.services.chat.commands import Conversation
-
-__all__ = ["ACCOUNT_COMMANDS"]
+__all__ = ["ACCOUNT_COMMANDS", "Speaker"]
 
 #: Members that one member can ignore.
 MOST_IGNORED = 100
 
 
-def _register(conversation: Conversation, password: str) -> Deferred[None]:
+class Speaker(Protocol):
+    """A member's conversation, as its commands see it: `commands.Conversation`."""
+
+    core: ChatCore
+    member: Member
+    outlet: Outlet
+    view: View
+
+    def here(self) -> ChatRoom:
+        """Return the room that plain lines go to. Raises `ChatError` if there is none."""
+
+    def notice(self, *lines: str) -> None:
+        """Show lines of the server."""
+
+
+def _register(conversation: Speaker, password: str) -> Deferred[None]:
     _check_confidential(conversation)
     member = conversation.member
     registering = conversation.core.register(member, password)
@@ -29,7 +45,7 @@ def _register(conversation: Conversation, password: str) -> Deferred[None]:
     )
 
 
-def _login(conversation: Conversation, text: str) -> Deferred[None]:
+def _login(conversation: Speaker, text: str) -> Deferred[None]:
     _check_confidential(conversation)
     name, _, password = text.partition(" ")
     if not password.strip():
@@ -39,12 +55,12 @@ def _login(conversation: Conversation, text: str) -> Deferred[None]:
     return login.addCallback(lambda _: conversation.notice(f"you are logged in as {conversation.member.name}"))
 
 
-def _logout(conversation: Conversation, _text: str) -> None:
+def _logout(conversation: Speaker, _text: str) -> None:
     conversation.core.logout(conversation.member)
     conversation.notice(f"you are logged out; you are now {conversation.member.name}")
 
 
-def _password(conversation: Conversation, password: str) -> Deferred[None]:
+def _password(conversation: Speaker, password: str) -> Deferred[None]:
     _check_confidential(conversation)
     account = conversation.member.account
     if account is None:
@@ -53,12 +69,12 @@ def _password(conversation: Conversation, password: str) -> Deferred[None]:
     return changing.addCallback(lambda _: conversation.notice("your password is changed"))
 
 
-def _check_confidential(conversation: Conversation) -> None:
+def _check_confidential(conversation: Speaker) -> None:
     if not (conversation.core.options["plain-passwords"] or conversation.outlet.is_confidential):
         raise ChatError("others could read your password on its way; connect with TLS, and change that password")
 
 
-def _ignore(conversation: Conversation, name: str) -> None:
+def _ignore(conversation: Speaker, name: str) -> None:
     view = conversation.view
     if not name:
         ignored = ", ".join(view.ignored.values())
@@ -74,7 +90,7 @@ def _ignore(conversation: Conversation, name: str) -> None:
     conversation.notice(f"you ignore {other.name} now; /unignore {other.name} undoes it")
 
 
-def _unignore(conversation: Conversation, name: str) -> None:
+def _unignore(conversation: Speaker, name: str) -> None:
     key = conversation.core.key_of(name)
     if conversation.view.ignored.pop(key or "", None) is None:
         raise ChatError("you do not ignore such a member; /ignore lists those that you do")
@@ -82,7 +98,7 @@ def _unignore(conversation: Conversation, name: str) -> None:
     conversation.notice(f"you hear {name} again")
 
 
-def _quiet(conversation: Conversation, _text: str) -> None:
+def _quiet(conversation: Speaker, _text: str) -> None:
     view = conversation.view
     view.is_quiet = not view.is_quiet
     view.changed()
@@ -91,7 +107,7 @@ def _quiet(conversation: Conversation, _text: str) -> None:
     )
 
 
-def _time(conversation: Conversation, _text: str) -> None:
+def _time(conversation: Speaker, _text: str) -> None:
     view = conversation.view
     view.has_times = not view.has_times
     view.changed()
@@ -99,7 +115,7 @@ def _time(conversation: Conversation, _text: str) -> None:
 
 
 #: By name: the arguments, the line of help, and what runs it; see `commands.Command`.
-ACCOUNT_COMMANDS: dict[str, tuple[str, str, Callable[[Conversation, str], Deferred[None] | None]]] = {
+ACCOUNT_COMMANDS: dict[str, tuple[str, str, Callable[[Speaker, str], Deferred[None] | None]]] = {
     "register": ("PASSWORD", "register your name, so that it stays yours", _register),
     "login": ("[NAME] PASSWORD", "log in, and get your name back", _login),
     "logout": ("", "log out, and be a guest", _logout),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from netsvc.base.bucket import Bucket
 from netsvc.base.errors import UserError
@@ -18,13 +18,11 @@ from netsvc.services.chat.accounts import Accounts
 from netsvc.services.chat.archive import Archive, event_of
 from netsvc.services.chat.congestion import Congestion
 from netsvc.services.chat.events import (
-    Acted,
     Audience,
     Closed,
     Delivery,
     Departed,
     Displaced,
-    Event,
     Expelled,
     Joined,
     Left,
@@ -32,7 +30,6 @@ from netsvc.services.chat.events import (
     Reason,
     Renamed,
     Retitled,
-    Said,
     Stopping,
     Whispered,
 )
@@ -48,6 +45,7 @@ from netsvc.services.chat.names import (
 )
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
+from netsvc.services.chat.room import LOBBY, ChatRoom, Member
 from netsvc.services.chat.rules import Role, Rules
 from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, RoomRecord
 from netsvc.services.chat.store.open import build_store, store_limits
@@ -55,101 +53,8 @@ from netsvc.services.chat.text import clean_text, is_visible
 
 __all__ = ["LOBBY", "ChatCore", "ChatRoom", "Member", "Rooms"]
 
-#: The room that always exists.
-LOBBY = "lobby"
-
 #: The characters that are # in NFKC.
 _SIGNS = ("#", "\uff03", "\ufe5f")
-
-
-class Member:
-    """A member of the chat. Protocols read it, and change it through the core only."""
-
-    __slots__ = (
-        "account",
-        "bucket",
-        "deliver",
-        "key",
-        "name",
-        "outlet",
-        "peer",
-        "rooms",
-        "settled",
-        "slowed",
-        "unsettled",
-    )
-
-    def __init__(self, name: str, outlet: Outlet, bucket: Bucket) -> None:
-        self.name = name
-        self.key = name_key(name)
-        self.outlet = outlet
-        self.peer = outlet.peer
-        #: The account that it is logged in to.
-        self.account: AccountRecord | None = None
-        #: Kept, because it is compared by identity, and a bound method is a new object each time it is looked up.
-        self.deliver: Callable[[Event], None] = outlet.deliver
-        self.bucket = bucket
-        #: How often it had to wait since its bucket was last full. 1: report it; more: it was reported.
-        self.slowed = 0
-        #: Its messages that wait to be kept, and what to call when there are none.
-        self.unsettled = 0
-        self.settled: Callable[[], None] | None = None
-        #: In the order of joining.
-        self.rooms: dict[ChatRoom, None] = {}
-
-
-class ChatRoom:
-    """A room: its members, topic and last messages. Protocols read it, and change it through the core only."""
-
-    __slots__ = ("_everyone", "founder", "history", "is_kept", "key", "made", "members", "name", "rules", "topic")
-
-    def __init__(self, name: str, key: str, history: int) -> None:
-        self.name = name
-        self.key = key
-        self.topic = ""
-        #: When it was created, and whether the store has it.
-        self.made = 0.0
-        self.is_kept = False
-        #: The peer of the member that was the first one in it.
-        self.founder = ""
-        #: Who may do what in it.
-        self.rules = Rules()
-        #: The last messages, each with the time when it was sent.
-        self.history: deque[tuple[float, Said | Acted]] = deque(maxlen=history)
-        #: In the order of joining.
-        self.members: dict[Member, None] = {}
-        self._everyone: tuple[Callable[[Event], None], ...] | None = ()
-
-    @property
-    def record(self) -> RoomRecord:
-        """What the store keeps of it. The rules of a room that is not permanent end with its last member."""
-        rules = self.rules if self.is_permanent else Rules()
-        operators = frozenset(rules.operators)
-        record = RoomRecord(self.key, self.name, self.made, rules.founder, operators, self.topic)
-        return replace(record, modes=rules.modes, bans=tuple(rules.bans))
-
-    @property
-    def is_permanent(self) -> bool:
-        """Whether its place is never given to another room: it is the lobby, or registered."""
-        return self.key == LOBBY or bool(self.rules.founder)
-
-    @property
-    def everyone(self) -> tuple[Callable[[Event], None], ...]:
-        """The `deliver` of each member, in a tuple that no later change of the room touches."""
-        if self._everyone is None:
-            self._everyone = tuple(member.deliver for member in self.members)
-        return self._everyone
-
-    def add(self, member: Member) -> None:
-        """Add a member."""
-        self.members[member] = member.rooms[self] = None
-        self._everyone = None
-
-    def remove(self, member: Member) -> None:
-        """Remove a member."""
-        del self.members[member], member.rooms[self]
-        self.rules.present.discard(member)
-        self._everyone = None
 
 
 class Rooms:
@@ -379,6 +284,11 @@ class ChatCore:
                 (message.time, event_of(room.name, message)) for message in kept.messages.get(record.key, ())
             )
         self.rooms.shrink()
+
+    @property
+    def log(self) -> Logger:
+        """The log of the service."""
+        return self.context.log
 
     @property
     def members(self) -> Iterable[Member]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from twisted.logger import Logger
 
 from netsvc.base.hosts import is_loopback
 from netsvc.base.text import escape
-from netsvc.services.chat.events import Changed, Kicked
+from netsvc.services.chat.events import Changed, Delivery, Kicked
 from netsvc.services.chat.names import ChatError
+from netsvc.services.chat.room import ChatRoom, Member
 from netsvc.services.chat.rules import BAN, MODES, Effect, Role, applies, parse_target
 from netsvc.services.chat.store.interface import Ban
 from netsvc.services.chat.text import clean_text
 
-if TYPE_CHECKING:
-    from netsvc.services.chat.core import ChatCore, ChatRoom, Member
-
-__all__ = ["Moderation", "Target"]
+__all__ = ["BanTarget", "Moderation"]
 
 #: Characters of a reason.
 LONGEST_REASON = 200
@@ -26,13 +26,38 @@ MOST_REGISTERED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BanTarget:
     """Whom a ban is for, and its effect: its kind (account, address or name), pattern, and how the room sees it."""
 
     effect: Effect
     kind: str
     pattern: str
     shown: str
+
+
+class _Rooms(Protocol):
+    @property
+    def all(self) -> Iterable[ChatRoom]: ...
+    def leave(self, room: ChatRoom, member: Member) -> None: ...
+    def set_founder(self, room: ChatRoom, account: str) -> None: ...
+
+
+class _Core(Protocol):
+    """What it needs of the core."""
+
+    server_operators: frozenset[str]
+    delivery: Delivery
+
+    @property
+    def log(self) -> Logger: ...
+    @property
+    def rooms(self) -> _Rooms: ...
+    @property
+    def members(self) -> Iterable[Member]: ...
+    def now(self) -> float: ...
+    def find(self, name: str) -> Member: ...
+    def expel(self, member: Member, by: str, why: str) -> None: ...
+    def keep_room(self, room: ChatRoom) -> None: ...
 
 
 class Moderation:
@@ -42,7 +67,7 @@ class Moderation:
     effect even if it cannot be kept now; it is kept when the store can again.
     """
 
-    def __init__(self, core: ChatCore) -> None:
+    def __init__(self, core: _Core) -> None:
         self._core = core
 
     def role(self, member: Member, room: ChatRoom) -> Role:
@@ -76,23 +101,23 @@ class Moderation:
         self._core.expel(other, member.name, _reason(why))
         self._log(member, None, "disconnected", other.name, why)
 
-    def target(self, effect: Effect, text: str) -> Target:
+    def target(self, effect: Effect, text: str) -> BanTarget:
         """Return whom a text means: `account:NAME`, `address:NETWORK`, `name:NAME`, or the name of a member.
 
         A member is banned by its account, or by its address if that is not this machine's; otherwise by its name.
         """
         if parsed := parse_target(text):
-            return Target(effect, *parsed, shown=clean_text(text)[:100])
+            return BanTarget(effect, *parsed, shown=clean_text(text)[:100])
         other = self._core.find(text)
         if other.account is not None:
-            return Target(effect, "account", other.account.key, other.name)
+            return BanTarget(effect, "account", other.account.key, other.name)
         # Behind a UNIX socket or a loopback address, there may be everyone.
         host = other.peer.removesuffix("/64")
         if host[:1].isalnum() and ("." in host or ":" in host) and not is_loopback(host):
-            return Target(effect, "address", other.peer, other.name)
-        return Target(effect, "name", other.key, other.name)
+            return BanTarget(effect, "address", other.peer, other.name)
+        return BanTarget(effect, "name", other.key, other.name)
 
-    def ban(self, member: Member, room: ChatRoom, target: Target, seconds: float | None, why: str) -> None:
+    def ban(self, member: Member, room: ChatRoom, target: BanTarget, seconds: float | None, why: str) -> None:
         """Ban or mute; a ban removes those from the room that it is for. `seconds`: how long; None for ever."""
         role = self.require(member, room)
         now = self._core.now()
@@ -114,7 +139,7 @@ class Moderation:
         self._core.keep_room(room)
         self._log(member, room, change, f"{target.kind}:{target.pattern}", why)
 
-    def lift(self, member: Member, room: ChatRoom, target: Target) -> None:
+    def lift(self, member: Member, room: ChatRoom, target: BanTarget) -> None:
         """Lift a ban."""
         self.require(member, room)
         if not room.rules.lift(target.effect, target.kind, target.pattern):
@@ -212,7 +237,7 @@ class Moderation:
         self._core.delivery.send(room.everyone, event, member.deliver)
 
     def _log(self, member: Member, room: ChatRoom | None, change: str, whom: str, why: str = "") -> None:
-        self._core.context.log.info(
+        self._core.log.info(
             '{moderator} ({account}) {change} "{whom}" in {room}{because}',
             moderator=escape(member.name),
             account=escape(member.account.name) if member.account is not None else "no account",

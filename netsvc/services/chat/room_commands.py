@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
 from netsvc.base.values import seconds
+from netsvc.services.chat.account_commands import Speaker
 from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.rules import BAN, MODES, MUTE, Effect, describe
-
-if TYPE_CHECKING:
-    from netsvc.services.chat.commands import Conversation
 
 __all__ = ["ROOM_COMMANDS"]
 
@@ -21,7 +18,7 @@ __all__ = ["ROOM_COMMANDS"]
 _duration = seconds(1, 10 * 366 * 86400)
 
 
-def _kick(conversation: Conversation, text: str) -> None:
+def _kick(conversation: Speaker, text: str) -> None:
     name, _, why = text.partition(" ")
     core, room = conversation.core, conversation.here()
     other = core.find(name)
@@ -29,7 +26,7 @@ def _kick(conversation: Conversation, text: str) -> None:
     conversation.notice(f"you kicked {other.name} from {room.name}")
 
 
-def _ban(effect: Effect, conversation: Conversation, text: str) -> None:
+def _ban(effect: Effect, conversation: Speaker, text: str) -> None:
     who, _, rest = text.partition(" ")
     core, room = conversation.core, conversation.here()
     length, why = _parse_duration(rest.strip())
@@ -40,7 +37,7 @@ def _ban(effect: Effect, conversation: Conversation, text: str) -> None:
     conversation.notice(f"you {what} {target.shown} in {room.name} ({target.kind}:{target.pattern})")
 
 
-def _lift(effect: Effect, conversation: Conversation, who: str) -> None:
+def _lift(effect: Effect, conversation: Speaker, who: str) -> None:
     core, room = conversation.core, conversation.here()
     core.moderation.require(conversation.member, room)
     target = core.moderation.target(effect, who)
@@ -58,7 +55,7 @@ def _parse_duration(text: str) -> tuple[float | None, str]:
         raise ChatError(f"how long: {first} is not a time such as 10m, 2h or 7d, of up to ten years") from None
 
 
-def _bans(conversation: Conversation, _text: str) -> None:
+def _bans(conversation: Speaker, _text: str) -> None:
     core, room = conversation.core, conversation.here()
     core.moderation.require(conversation.member, room)
     now = core.now()
@@ -66,21 +63,21 @@ def _bans(conversation: Conversation, _text: str) -> None:
     conversation.notice(*(bans or [f"there are no bans in {room.name}"]))
 
 
-def _invite(conversation: Conversation, name: str) -> None:
+def _invite(conversation: Speaker, name: str) -> None:
     core, room = conversation.core, conversation.here()
     other = core.find(name)
     core.moderation.invite(conversation.member, room, other)
     conversation.notice(f"you invited {other.name} to {room.name}")
 
 
-def _operate(operates: bool, conversation: Conversation, name: str) -> None:
+def _operate(operates: bool, conversation: Speaker, name: str) -> None:
     core, room = conversation.core, conversation.here()
     other = core.find(name)
     core.moderation.set_operator(conversation.member, room, other, operates=operates)
     conversation.notice(f"{other.name} is {'an' if operates else 'no'} operator of {room.name} now")
 
 
-def _mode(conversation: Conversation, text: str) -> None:
+def _mode(conversation: Speaker, text: str) -> None:
     core, room = conversation.core, conversation.here()
     if text:
         core.moderation.set_modes(conversation.member, room, text.split())
@@ -88,19 +85,19 @@ def _mode(conversation: Conversation, text: str) -> None:
     conversation.notice(f"modes of {room.name}: {modes}" if modes else f"{room.name} has no modes")
 
 
-def _claim(conversation: Conversation, _text: str) -> None:
+def _claim(conversation: Speaker, _text: str) -> None:
     room = conversation.here()
     conversation.core.moderation.register_room(conversation.member, room)
     conversation.notice(f"{room.name} is yours now, and stays when it is empty; /release undoes it")
 
 
-def _release(conversation: Conversation, _text: str) -> None:
+def _release(conversation: Speaker, _text: str) -> None:
     room = conversation.here()
     conversation.core.moderation.release_room(conversation.member, room)
     conversation.notice(f"{room.name} is not registered any more")
 
 
-def _disconnect(conversation: Conversation, text: str) -> None:
+def _disconnect(conversation: Speaker, text: str) -> None:
     name, _, why = text.partition(" ")
     other = conversation.core.find(name)
     conversation.core.moderation.disconnect(conversation.member, other, why)
@@ -108,7 +105,7 @@ def _disconnect(conversation: Conversation, text: str) -> None:
 
 
 #: By name: the arguments, the line of help, and what runs it; see `commands.Command`.
-ROOM_COMMANDS: dict[str, tuple[str, str, Callable[[Conversation, str], Deferred[None] | None]]] = {
+ROOM_COMMANDS: dict[str, tuple[str, str, Callable[[Speaker, str], Deferred[None] | None]]] = {
     "invite": ("NAME", "let a member enter the room", _invite),
     "mode": ("[+MODE -MODE]", f"show or set the modes of the room: {', '.join(MODES)}", _mode),
     "claim": ("", "register the room to your account, so that it lasts", _claim),
