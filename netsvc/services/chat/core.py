@@ -102,11 +102,6 @@ class Rooms:
         """Iterate over the lobby and the rooms that have members."""
         return (room for room in self._rooms if room.members or room.key == LOBBY)
 
-    @property
-    def all(self) -> Iterable[ChatRoom]:
-        """All rooms, those without members, too."""
-        return self._rooms
-
     def find(self, text: str) -> ChatRoom | None:
         """Return the room that `text` names, if it exists. A leading # is not part of a name."""
         return self._rooms.get(find_key(_bare(text), self._name_length))

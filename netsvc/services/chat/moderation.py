@@ -36,7 +36,6 @@ class BanTarget:
 
 
 class _Rooms(Protocol):
-    @property
     def all(self) -> Iterable[ChatRoom]: ...
     def leave(self, room: ChatRoom, member: Member) -> None: ...
     def set_founder(self, room: ChatRoom, account: str) -> None: ...
@@ -204,7 +203,7 @@ class Moderation:
             raise ChatError(f"{room.name} is registered already")
         if room.is_permanent:
             raise ChatError(f"{room.name} always exists")
-        mine = sum(each.rules.founder == account.key for each in self._core.rooms.all)
+        mine = sum(each.rules.founder == account.key for each in self._core.rooms.all())
         if mine >= MOST_REGISTERED:
             raise ChatError(f"you have registered {mine} rooms, which is the limit; /release one first")
         self._core.rooms.set_founder(room, account.key)
