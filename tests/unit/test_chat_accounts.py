@@ -146,3 +146,14 @@ def test_an_operators_name_is_registered_on_this_machine_only() -> None:
     assert local.conversation.member.name != "chef"
     stranger.does(f"/login chef {PASSWORD}", "/nick bert", "/nick chef")
     assert stranger.conversation.member.name == "chef"
+
+
+def test_an_account_deletes_its_messages_and_no_others(core: ChatCore) -> None:
+    ann, bob = Person(core), Person(core, "bob")
+    assert states(ann.does("/forget ann")[0], "log in")
+    ann.does(f"/login ann {PASSWORD}", "one", "/me two")
+    bob.does("three")
+    assert states(ann.does("/forget bob")[0], "/forget Ann")
+    assert states(ann.does("/forget ANN")[0], "2", "Ann")
+    shown = Person(core).sees()
+    assert any("three" in line for line in shown) and not any("one" in line or "two" in line for line in shown)

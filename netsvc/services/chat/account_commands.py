@@ -69,6 +69,17 @@ def _password(conversation: Speaker, password: str) -> Deferred[None]:
     return changing.addCallback(lambda _: conversation.notice("your password is changed"))
 
 
+def _forget(conversation: Speaker, name: str) -> Deferred[None]:
+    account = conversation.member.account
+    if account is None:
+        raise ChatError("only the messages of an account can be deleted; log in first")
+    if conversation.core.key_of(name) != account.key:
+        raise ChatError(f"/forget {account.name} deletes all that you have said in rooms while you were logged in")
+    return conversation.core.forget(account.key).addCallback(
+        lambda count: conversation.notice(f"{count} message{'s' * (count != 1)} of {account.name} deleted")
+    )
+
+
 def _check_confidential(conversation: Speaker) -> None:
     if not (conversation.core.options["plain-passwords"] or conversation.outlet.is_confidential):
         raise ChatError("others could read your password on its way; connect with TLS, and change that password")
@@ -120,6 +131,7 @@ ACCOUNT_COMMANDS: dict[str, tuple[str, str, Callable[[Speaker, str], Deferred[No
     "login": ("[NAME] PASSWORD", "log in, and get your name back", _login),
     "logout": ("", "log out, and be a guest", _logout),
     "password": ("PASSWORD", "change the password of your account", _password),
+    "forget": ("NAME", "delete all that your account has said", _forget),
     "ignore": ("[NAME]", "see nothing of a member, or list those that you ignore", _ignore),
     "unignore": ("NAME", "see a member again", _unignore),
     "quiet": ("", "hide or show who joins and leaves", _quiet),
