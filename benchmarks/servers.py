@@ -136,7 +136,7 @@ def _package(name: str, package: str) -> Callable[[], str | None]:
 def _netsvc(*words: str) -> Callable[[Site], Sequence[str]]:
     return lambda site: [
         *(_TWISTD, "-n", "--pidfile=", f"--logfile={site.directory}/netsvc.log", "netsvc"),
-        *(word.format(address=site.address, root=site.root) for word in words),
+        *(word.format(address=site.address, root=site.root, directory=site.directory) for word in words),
     ]
 
 
@@ -293,10 +293,14 @@ HTTPS = (
     replace(_nginx("nginx, again", control="nginx", tls=True), dialect=()),
 )
 
+
+_CROWD = ("--chat", "{address}", "--chat-rate", "1000000", "--chat-burst", "1000000", "--chat-members", "2000")
+
 CHAT = (
+    Server(NETSVC, _netsvc(*_CROWD), probe=b"", dialect=("--dialect", "line")),
     Server(
-        NETSVC,
-        _netsvc("--chat", "{address}", "--chat-rate", "1000000", "--chat-burst", "1000000", "--chat-members", "2000"),
+        "netsvc, SQLite",
+        _netsvc(*_CROWD, "--chat-store", "sqlite:{directory}/chat.sqlite"),
         probe=b"",
         dialect=("--dialect", "line"),
     ),
