@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmarks.files import LARGE, MIDDLE, SMALL
+from benchmarks.files import BOOT, LARGE, MIDDLE, SMALL
 from benchmarks.servers import (
     CHAT,
     DATAGRAM,
@@ -16,6 +16,7 @@ from benchmarks.servers import (
     HTTPS,
     NETSVC,
     STREAM,
+    TFTP,
     TWISTD,
     WORKERS,
     Server,
@@ -92,6 +93,13 @@ def _chat(members: int) -> Case:
     )
 
 
+def _tftp(block: int) -> Case:
+    title = f"TFTP, 32 MiB, blksize {block}, windowsize 16"
+    phase = Phase(f"tftp-{block}", title, "MiB/s", per=1, per_name="32 MiB", scale=32)
+    words = ("--name", BOOT[0], "--length", str(BOOT[1]), "--blksize", str(block), "--window", "16")
+    return Case(phase.key, TFTP, (phase,), "tftp", words)
+
+
 _SMALL = ("--name", SMALL[0], "--length", str(SMALL[1]))
 
 #: The bare peers serve streams, the others have a service that netsvc has too.
@@ -160,6 +168,8 @@ CASES = (
         "fetch_tls",
         ("--name", MIDDLE[0], "--length", str(MIDDLE[1])),
     ),
+    _tftp(1428),
+    _tftp(512),
     _chat(100),
     _chat(1000),
     Case(

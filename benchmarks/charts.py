@@ -44,6 +44,7 @@ GROUPS = (
     Group("datagrams", "UDP echo", ("udp-64", "udp-1400")),
     Group("files", "Downloads", ("file-1g", "file-4k", "file-mixed")),
     Group("http", "Downloads over HTTP", ("http-1g", "http-4k", "http-4k-new", "http-mixed", "https-16m")),
+    Group("tftp", "TFTP", ("tftp-1428", "tftp-512")),
     Group("chat", "Chat", _CHAT),
     Group("chat-cpu", "Chat: what a delivery costs", _CHAT, cpu=True),
     Group("process", "Memory and start-up", ("idle", "start")),

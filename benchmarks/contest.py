@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.cases import Case, Measure, Phase
 from benchmarks.errors import BenchError
-from benchmarks.files import LARGE, MIDDLE, SMALL, make_file
+from benchmarks.files import BOOT, LARGE, MIDDLE, SMALL, make_file
 from benchmarks.generators import generate
 from benchmarks.process import Running, free_port
 from benchmarks.results import Reading, Results
@@ -111,7 +111,7 @@ class Contest:
     def _root(self, case: Case) -> Path:
         root = self.directory / "root"
         root.mkdir(exist_ok=True)
-        for name, size in (SMALL, MIDDLE, LARGE):
+        for name, size in (SMALL, MIDDLE, BOOT, LARGE):
             # The larger ones take their time: only for who asks for them.
             if not (root / name).exists() and (size == SMALL[1] or name in case.words):
                 make_file(root / name, size)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
-__all__ = ["LARGE", "MIDDLE", "SMALL", "make_file"]
+__all__ = ["BOOT", "LARGE", "MIDDLE", "SMALL", "make_file"]
 
 #: Sizes by name.
 SMALL = ("small.bin", 4096)
 MIDDLE = ("middle.bin", 16 << 20)
+BOOT = ("boot.bin", 32 << 20)
 LARGE = ("large.bin", 1 << 30)
 _BLOCK = 1 << 20
 

@@ -20,7 +20,7 @@ written by the command, not by hand:
 
 ```sh
 pip install -e '.[bench]'
-apt-get install nginx-light ngircd inspircd gcc     # what is absent is skipped
+apt-get install nginx-light ngircd inspircd atftpd gcc     # what is absent is skipped
 python -m benchmarks --output docs
 ```
 """
@@ -42,6 +42,8 @@ _METHOD = f"""\
 - Files: nginx with `sendfile on`, one worker and an access log. In the cases named HTTP all speak HTTP/1.1, and each
   writes a line for each request (http.server to a file as well); in the others netsvc speaks the classic protocol (a
   name, the bytes, the end), over a new connection for each file. The files are in the page cache.
+- TFTP: one download of 32 MiB after another, into a receive buffer of 4 MiB. atftpd and py3tftp have their defaults;
+  py3tftp also accepts uploads.
 - Chat: netsvc with `--chat-rate 1000000 --chat-burst 1000000 --chat-members 2000`, history on; ngircd with
   `MaxPenaltyTime = 0` and InspIRCd with no flood limit, both without look-ups; `twistd words` with its room made and
   everybody let in by a file, because its own options for these fail on Python 3. Everybody is in one room, one member

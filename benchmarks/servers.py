@@ -31,6 +31,7 @@ __all__ = [
     "HTTP_CONTROL",
     "NETSVC",
     "STREAM",
+    "TFTP",
     "TWISTD",
     "WORKERS",
     "Server",
@@ -44,6 +45,8 @@ NETSVC = "netsvc"
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
 _TWISTD = str(Path(sysconfig.get_path("scripts"), "twistd"))
 _HTTP = b"GET /small.bin HTTP/1.0\r\n\r\n"
+#: Answered with an error, by some from another port.
+_NO_SUCH_FILE = b"\0\1no such file\0octet\0"
 _IRC = b"PASS secret\r\nNICK probe\r\nUSER probe 0 * :probe\r\n"
 
 
@@ -91,11 +94,16 @@ class Server:
             # A server that has accepted has time to answer; a lost datagram is soon sent again.
             probe.settimeout(0.05 if self.datagram else 10)
             try:
-                probe.connect(("127.0.0.1", port))
+                if self.datagram:
+                    # Not connected: the answer may come from another port.
+                    probe.sendto(self.probe, ("127.0.0.1", port))
+                else:
+                    probe.connect(("127.0.0.1", port))
                 if probe.getsockname()[1] == port:
                     # The system has given it the very port that it asks for: it would answer itself.
                     return False
-                probe.sendall(self.probe)
+                if not self.datagram:
+                    probe.sendall(self.probe)
                 return bool(probe.recv(4096))
             except OSError:
                 return False
@@ -331,5 +339,32 @@ CHAT = (
         probe=_IRC,
         dialect=("--dialect", "irc", "--password", "secret"),
         environment=lambda site: {"WORDS_PORT": str(site.port)},
+    ),
+)
+
+_PY3TFTP = str(Path(sysconfig.get_path("scripts"), "py3tftp"))
+
+TFTP = (
+    Server(NETSVC, _netsvc("--files-tftp", "{address}", "--files-root", "{root}"), probe=_NO_SUCH_FILE, datagram=True),
+    Server(
+        "atftpd",
+        lambda site: [
+            *(program("atftpd"), "--daemon", "--no-fork", "--port", str(site.port), "--bind-address", "127.0.0.1"),
+            *("--logfile", f"{site.directory}/atftpd.log", str(site.root)),
+        ],
+        probe=_NO_SUCH_FILE,
+        datagram=True,
+        absent=_package("atftpd", "atftpd"),
+    ),
+    Server(
+        "py3tftp",
+        # It serves the directory that it is started in.
+        lambda site: [
+            *("sh", "-c", 'cd "$0" && exec "$@"', str(site.root), _PY3TFTP),
+            *("--host", "127.0.0.1", "--port", str(site.port)),
+        ],
+        probe=_NO_SUCH_FILE,
+        datagram=True,
+        absent=lambda: None if Path(_PY3TFTP).exists() else "py3tftp is not installed: pip install 'netsvc[bench]'",
     ),
 )

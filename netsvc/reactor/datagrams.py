@@ -510,6 +510,8 @@ class BesidePort(UDPPort):
         Where no limit has to see each of them, many take one call of the system. What the system refuses at once counts
         in `dropped` as one.
         """
+        if len(datagrams) <= size:
+            return 0 if self.write(datagrams, addr) is None else 1  # type: ignore[arg-type]
         rest, count = memoryview(datagrams), -(-len(datagrams) // size)
         sessions = self.sessions
         session = None if sessions is None else sessions.known(addr)

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,9 @@ class ColdFile(OpenFile):
 
     def read_cached(self, buffer: bytearray) -> bytes | None:
         return None
+
+    def fill_cached(self, buffers: Sequence[memoryview]) -> bool:
+        return not self.cold and super().fill_cached(buffers)
 
 
 def open_cold(core: FilesCore, name: bytes) -> ColdFile:

@@ -23,7 +23,7 @@ from benchmarks.files import SMALL, make_file
 from benchmarks.generators import SOURCES, compiled, compiler, generate
 from benchmarks.process import Running, free_port
 from benchmarks.results import Results
-from benchmarks.servers import CHAT, DATAGRAM, FILES, HTTP, HTTPS, NETSVC, STREAM, Server, Site, start
+from benchmarks.servers import CHAT, DATAGRAM, FILES, HTTP, HTTPS, NETSVC, STREAM, TFTP, Server, Site, start
 from tests.builders.processes import PATIENCE
 from tests.builders.several import until_gone
 
@@ -174,6 +174,19 @@ def test_the_download_generator_works_over_http(tmp_path: Path) -> None:
             load("fetch", port, "--name", "missing.bin", "--dialect", "http")
         with pytest.raises(BenchError, match="another length"):
             load("fetch", port, "--name", "small.bin", "--length", "4097", "--dialect", "http")
+
+
+@needs_compiler
+def test_the_tftp_generator_works(tmp_path: Path) -> None:
+    with running(named(TFTP, NETSVC), tmp_path) as (_, port):
+        for length, block, window in ((4096, 512, 16), (4096, 1428, 1), (4096, 4097, 4)):
+            words = ("--length", str(length), "--blksize", str(block), "--window", str(window))
+            [result] = load("tftp", port, "--name", "small.bin", *words)
+            assert (result["operations"] > 0, result["lost"]) == (True, 0)
+        [odd] = load("tftp", port, "--name", "odd.bin", "--length", str((1 << 20) + 4321))
+        assert odd["operations"] > 0
+        with pytest.raises(BenchError, match="the answer has the opcode 5: no such file"):
+            load("tftp", port, "--name", "missing.bin")
 
 
 @needs_compiler

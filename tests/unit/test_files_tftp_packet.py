@@ -132,7 +132,7 @@ def test_an_unknown_size_is_not_offered() -> None:
 
 
 def test_packets_are_written() -> None:
-    assert data_packets(65535, [b"a", b"b"]) == [b"\0\3\xff\xffa", b"\0\3\0\0b"]
+    assert data_packets(65535, [b"a", b"b"]) == b"\0\3\xff\xffa" + b"\0\3\0\0b"
     assert options_packet([(b"blksize", 8), (b"tsize", 0)]) == b"\0\6blksize\x008\0tsize\x000\0"
     assert error_packet(ErrorCode.ACCESS, "no") == b"\0\5\0\2no\0"
     assert len(error_packet(ErrorCode.UNDEFINED, "x" * 1000)) == 205

@@ -55,12 +55,11 @@ class Run:
     def _verified(self) -> None:
         self.verified += 1
 
-    def _write(self, packet: bytes) -> int | None:
-        if not self.room:
-            return None
-        self.room -= 1
-        self.written.append(packet)
-        return len(packet)
+    def _write(self, packets: bytes | memoryview, size: int) -> int:
+        pieces = [bytes(packets[start : start + size]) for start in range(0, len(packets), size)][: self.room]
+        self.room -= len(pieces)
+        self.written += pieces
+        return len(pieces)
 
     def take(self) -> list[bytes]:
         written, self.written = self.written, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 #: Bytes that are read for one download at a time, and as many again that the system is asked to read next.
@@ -91,12 +91,27 @@ class OpenFile:
         self.move(len(data))
         return data
 
-    def look(self, count: int) -> bytes:
-        """Return the next `count` bytes without moving. Raises `CutError` if there are fewer or the disk fails."""
-        data = self._read(count)
-        if len(data) < count:
+    def fill(self, buffers: Sequence[memoryview]) -> None:
+        """Read the next bytes into buffers, without moving. Raises `CutError` if there are fewer or the disk fails."""
+        try:
+            count = os.preadv(self.descriptor, buffers, self.offset) if buffers else 0
+        except OSError as error:
+            raise CutError(f"read error ({error.strerror})") from error
+        if count < sum(map(len, buffers)):
             raise CutError("file shrank")
-        return data
+
+    def fill_cached(self, buffers: Sequence[memoryview]) -> bool:
+        """Read the next bytes into buffers if all are in memory; return whether they were, or it cannot be known."""
+        if _NOWAIT is not None and buffers:
+            try:
+                return os.preadv(self.descriptor, buffers, self.offset, _NOWAIT) == sum(map(len, buffers))
+            except BlockingIOError:
+                return False
+            except OSError:
+                # Not every filesystem supports it (EOPNOTSUPP).
+                pass
+        self.fill(buffers)
+        return True
 
     def glance(self, count: int) -> bytes:
         """Return the first `count` bytes at most if they are in memory, without moving; else nothing."""

@@ -20,6 +20,7 @@ from netsvc.datagram import ECHO_LIKE_PORTS
 from netsvc.services.files.core import FilesCore
 from netsvc.services.files.file import FileBusyError, FileRefusedError, OpenFile
 from netsvc.services.files.tftp_packet import (
+    ACK,
     ErrorCode,
     Other,
     PacketError,
@@ -215,12 +216,16 @@ class _TransferPort(DatagramProtocol):
         file.evict = self._evicted
 
     def startProtocol(self) -> None:
-        """Keep the port, to send with when the protocol is stopped; and whether it says what it has not taken."""
+        """Keep the port, to send with when the protocol is stopped; and how it sends many packets, if it can."""
         self.opened = self.transport
-        self._reports = hasattr(self.transport, "open_beside")
+        self._write_series = getattr(self.transport, "write_series", None)
 
     def datagramReceived(self, data: bytes, address: Any) -> None:
         """Take a packet of the client; any other sender is told that it has no transfer here (RFC 1350, section 4)."""
+        if address == self.address and data[:2] == ACK and len(data) >= 4:
+            # The most frequent one.
+            self.transfer.acknowledged(data[2] << 8 | data[3])
+            return
         try:
             packet = parse_packet(data)
         except PacketError:
@@ -233,9 +238,13 @@ class _TransferPort(DatagramProtocol):
             # Errors are not answered, or two servers could do so for ever.
             self.transport.write(error_packet(ErrorCode.UNKNOWN_TRANSFER, "unknown transfer"), address)
 
-    def _write(self, packet: bytes) -> object:
-        sent = self.opened.write(packet, self.address)
-        return sent if self._reports else True
+    def _write(self, packets: bytes | memoryview, size: int) -> int:
+        if self._write_series is not None:
+            return int(self._write_series(packets, size, self.address))
+        # Twisted's own port does not say what it has not taken.
+        for start in range(0, len(packets), size):
+            self.opened.write(bytes(packets[start : start + size]), self.address)
+        return -(-len(packets) // size)
 
     def _verified(self) -> None:
         self._listener.verified(self)

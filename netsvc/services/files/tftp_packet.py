@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache, lru_cache
 
 #: Bytes of a block, unless agreed otherwise; what may be agreed (RFC 2348).
 BLOCK_SIZE, LEAST_BLOCK, LONGEST_BLOCK = 512, 8, 65464
@@ -19,6 +20,8 @@ MOST_OPTIONS = 16
 
 _READ, _WRITE, _DATA, _ACK, _ERROR, _OPTIONS_ACK = range(1, 7)
 _TWO = struct.Struct("!HH")
+#: What an ACK packet begins with.
+ACK = bytes((0, _ACK))
 _NUMBER = re.compile(rb"[0-9]{1,20}")
 #: Bytes of the text of an error.
 _LONGEST_TEXT = 200
@@ -145,10 +148,58 @@ def agree(request: TFTPRequest, size: int | None) -> Terms:
     return Terms(block_size, window, timeout, listed)
 
 
-def data_packets(first: int, blocks: Sequence[bytes]) -> list[bytes]:
+#: The upper and the lower byte of each block number, and of as many more as one window has.
+_UPPER = b"".join(bytes([byte]) * 256 for byte in range(256)) + bytes(MOST_BLOCKS)
+_LOWER = bytes(range(256)) * (256 + MOST_BLOCKS // 256)
+
+
+class Window:
+    """Memory for the DATA packets of one window after another: each block is read to its place behind its header.
+
+    `stride` is the size of a packet that is not the last one.
+    """
+
+    def __init__(self, area: bytearray, block_size: int) -> None:
+        self.stride = stride = 4 + block_size
+        self._area = area
+        self._whole = memoryview(area)
+        count = min(MOST_BLOCKS, len(area) // stride)
+        self._blocks = [self._whole[number * stride + 4 : (number + 1) * stride] for number in range(count)]
+
+    def buffers(self, count: int) -> list[memoryview]:
+        """Return the places for the next `count` bytes of the file."""
+        full, rest = divmod(count, self.stride - 4)
+        return [*self._blocks[:full], self._blocks[full][:rest]] if rest else self._blocks[:full]
+
+    def packets(self, first: int, count: int, length: int) -> memoryview:
+        """Return `count` packets from block `first` on, counted from 1, whose blocks have `length` bytes together.
+
+        They are valid until the memory is used again.
+        """
+        area, stride, number = self._area, self.stride, first & 0xFFFF
+        end = length + 4 * count
+        area[0:end:stride] = bytes(count)
+        area[1:end:stride] = bytes((_DATA,)) * count
+        area[2:end:stride] = _UPPER[number : number + count]
+        area[3:end:stride] = _LOWER[number : number + count]
+        return self._whole[:end]
+
+
+@cache
+def _area() -> bytearray:
+    return bytearray(max(MOST_BYTES + 4 * MOST_BLOCKS, 4 + LONGEST_BLOCK))
+
+
+@lru_cache(maxsize=16)
+def window_of(block_size: int) -> Window:
+    """Return the memory for windows of this block size; all sizes share it."""
+    return Window(_area(), block_size)
+
+
+def data_packets(first: int, blocks: Sequence[bytes]) -> bytes:
     """Return the DATA packets of blocks, of which `first` is the number of the first one, counted from 1."""
     pack = _TWO.pack
-    return [pack(_DATA, (first + index) & 0xFFFF) + block for index, block in enumerate(blocks)]
+    return b"".join(pack(_DATA, (first + index) & 0xFFFF) + block for index, block in enumerate(blocks))
 
 
 def options_packet(accepted: Sequence[tuple[bytes, int]]) -> bytes:

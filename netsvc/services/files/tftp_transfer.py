@@ -30,7 +30,11 @@ from netsvc.services.files.tftp_packet import (
     data_packets,
     error_packet,
     options_packet,
+    window_of,
 )
+
+#: Some packets, one after the other.
+Packets = bytes | memoryview
 
 #: Seconds until the first retransmission, unless the client has asked for another time; the longest pause between two,
 #: unless that time is longer; and retransmissions in a row without progress.
@@ -56,14 +60,20 @@ class OctetBlocks:
             file.move(moved)
         return moved < bytes_in_full
 
-    def read(self, count: int) -> list[bytes]:
-        """Return the next `count` blocks, or fewer at the end. Raises `CutError`."""
-        file, size = self._file, self._size
-        data = file.look(min(count * size, file.left))
-        blocks = [data[start : start + size] for start in range(0, len(data), size)]
-        if len(blocks) < count and len(data) % size == 0:
-            blocks.append(b"")
-        return blocks
+    def packets(self, first: int, count: int, *, wait: bool) -> Packets | None:
+        """Return the packets of the next `count` blocks, or fewer at the end, numbered from `first` on.
+
+        Without `wait` returns None if they are not in memory. Raises `CutError`. The packets are valid until this is
+        called for any file.
+        """
+        file, size, window = self._file, self._size, window_of(self._size)
+        length = min(count * size, file.left)
+        buffers = window.buffers(length)
+        if wait:
+            file.fill(buffers)
+        elif not file.fill_cached(buffers):
+            return None
+        return window.packets(first, min(count, length // size + 1), length)
 
 
 class NetasciiBlocks:
@@ -90,10 +100,15 @@ class NetasciiBlocks:
         self._last -= count
         return self._last == 0
 
-    def read(self, count: int) -> list[bytes]:
-        """Return the next `count` blocks, or fewer at the end. Raises `CutError`."""
+    def packets(self, first: int, count: int, *, wait: bool) -> Packets | None:
+        """Return the packets of the next `count` blocks, as `OctetBlocks` does."""
         size, start = self._size, self._file.offset
-        data = self._file.look(min(count * size, self._file.left))
+        data = bytearray(min(count * size, self._file.left))
+        buffers = [memoryview(data)]
+        if wait:
+            self._file.fill(buffers)
+        elif not self._file.fill_cached(buffers):
+            return None
         place, rest, blocks = 0, self._rest, list[bytes]()
         self._ends, self._last = [], -1
         while len(blocks) < count and self._last < 0:
@@ -110,22 +125,23 @@ class NetasciiBlocks:
             self._ends.append((start + place, rest))
             if len(block) < size:
                 self._last = len(blocks)
-        return blocks
+        return data_packets(first, blocks)
 
 
-def _length(data: bytes, end: int) -> int:
+def _length(data: bytes | bytearray, end: int) -> int:
     """Return the number of bytes that the first `end` bytes are translated to."""
     return end + data.count(b"\r", 0, end) + data.count(b"\n", 0, end)
 
 
-def _translate(data: bytes) -> bytes:
-    return data.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
+def _translate(data: bytes | bytearray) -> bytes:
+    return bytes(data).replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
 
 
 class TFTPTransfer:
     """Sends one file, and closes it.
 
-    `write(packet)` sends a packet to the client; it returns None if it could not. `verified()` is called when the
+    `write(packets, size)` sends packets of `size` bytes to the client, of which the last one may be shorter; it returns
+    how many were taken, and keeps none of the memory. `verified()` is called when the
     client has acknowledged the first packet, `ended(result)` when the file is closed and no packet will follow.
     """
 
@@ -136,7 +152,7 @@ class TFTPTransfer:
         clock: Any,
         ahead: ReadAhead,
         *,
-        write: Callable[[bytes], object],
+        write: Callable[[Packets, int], int],
         ended: Callable[[str], None],
         verified: Callable[[], None],
         netascii: bool = False,
@@ -160,6 +176,8 @@ class TFTPTransfer:
         self._waits_for_disk = False
         #: Retransmissions, and datagrams that were not taken, since the last progress.
         self._tries = self._refused = 0
+        #: What is called when `_timer` is due.
+        self._due: Callable[[], None] = self._give_up
         self._timer: Any = None
 
     def start(self) -> None:
@@ -172,7 +190,7 @@ class TFTPTransfer:
         if self.has_ended or self.is_verified:
             return
         if self._offers:
-            self._write(options_packet(self.terms.accepted))
+            self._write_one(options_packet(self.terms.accepted))
         elif not self._waits_for_disk:
             self._send(1)
 
@@ -181,13 +199,19 @@ class TFTPTransfer:
         if self.has_ended:
             return
         if isinstance(packet, Ack):
-            self._acknowledged(packet.block)
+            self.acknowledged(packet.block)
         elif isinstance(packet, Failed):
             self.end("refused by the client" if not self.is_verified else "ended by the client")
         elif isinstance(packet, Other):
             self.fail(ErrorCode.ILLEGAL, "unexpected packet")
 
-    def _acknowledged(self, block: int) -> None:
+    def _write_one(self, packet: bytes) -> None:
+        self._write(packet, len(packet))
+
+    def acknowledged(self, block: int) -> None:
+        """Take an ACK packet from the client."""
+        if self.has_ended:
+            return
         if self._offers:
             if block != 0:
                 return
@@ -209,7 +233,6 @@ class TFTPTransfer:
                 return
         self._verify()
         self._tries = self._refused = 0
-        self._stop_timer()
         if not self._waits_for_disk:
             self._send(self.terms.window)
 
@@ -220,37 +243,35 @@ class TFTPTransfer:
 
     def _send(self, count: int, skipped: int = 0) -> None:
         """Send the next `count` blocks but the first `skipped` ones, when they are in memory."""
-        file = self.file
-        wanted = min(count * self.terms.block_size, file.left)
-        if wanted and file.offset + wanted > self._fetched and not file.cached(wanted):
-            self._fetched = file.offset + AHEAD
-            self._waits_for_disk = self._ahead.fetch(file, self._go_on)
-            if self._waits_for_disk:
-                return
+        file, blocks, size = self.file, self._blocks, self.terms.block_size
+        first = self._base + 1
         try:
-            packets = data_packets(self._base + 1, self._blocks.read(count))
+            packets = blocks.packets(first, count, wait=file.offset + min(count * size, file.left) <= self._fetched)
+            if packets is None:
+                self._fetched = file.offset + AHEAD
+                self._waits_for_disk = self._ahead.fetch(file, self._go_on)
+                if self._waits_for_disk:
+                    if self.is_verified:
+                        self._stop_timer()
+                    return
+                packets = blocks.packets(first, count, wait=True)
+                assert packets is not None
         except CutError as cut:
             self.fail(ErrorCode.UNDEFINED, str(cut))
             return
-        write, taken = self._write, skipped
-        for packet in packets[skipped:]:
-            if write(packet) is None:
-                break
-            taken += 1
+        stride = 4 + size
+        total = -(-len(packets) // stride)
+        taken = skipped + self._write(memoryview(packets)[skipped * stride :], stride)
         self._sent = max(self._sent, self._base + taken)
         if not self.is_verified:
             return
-        if taken == len(packets):
+        if taken == total:
             self._after(self._pause(), self._repeat)
         elif self._refused < REFUSED_TRIES:
             self._refused += 1
-            self._after(REFUSED_PAUSE, partial(self._send_on, count, taken))
+            self._after(REFUSED_PAUSE, partial(self._send, count, taken))
         else:
             self.end("could not be sent")
-
-    def _send_on(self, count: int, skipped: int) -> None:
-        self._timer = None
-        self._send(count, skipped)
 
     def _go_on(self) -> None:
         self._waits_for_disk = False
@@ -261,7 +282,6 @@ class TFTPTransfer:
         return float(min(first * 2**self._tries, max(first, LONGEST_PAUSE)))
 
     def _repeat(self) -> None:
-        self._timer = None
         if self._tries >= TRIES:
             self.end("client does not answer")
             return
@@ -269,13 +289,12 @@ class TFTPTransfer:
         self._send(self.terms.window)
 
     def _give_up(self) -> None:
-        self._timer = None
         self.end("client did not answer")
 
     def fail(self, code: ErrorCode, text: str, result: str = "") -> None:
         """Send an ERROR packet, and end."""
         if not self.has_ended:
-            self._write(error_packet(code, text))
+            self._write_one(error_packet(code, text))
             self.end(result or text)
 
     def end(self, result: str) -> None:
@@ -288,8 +307,16 @@ class TFTPTransfer:
         self._ended(result)
 
     def _after(self, delay: float, call: Callable[[], None]) -> None:
-        self._stop_timer()
-        self._timer = self._clock.callLater(delay, call)
+        self._due = call
+        if self._timer is None:
+            self._timer = self._clock.callLater(delay, self._is_due)
+        else:
+            # To move it on costs less than a new one for each window.
+            self._timer.reset(delay)
+
+    def _is_due(self) -> None:
+        self._timer = None
+        self._due()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
