@@ -64,15 +64,11 @@ class AtomicFile:
         self._directory = open_directory(self.path.parent)
         try:
             # O_EXCL: an existing file or link is never followed. The mode is subject to the umask.
-            self._descriptor = self._create(self._partial, self._mode)
+            self._descriptor = _create(self._partial, self._mode, self._directory)
         except OSError:
             os.close(self._directory)
             raise
         return self
-
-    def _create(self, name: str, mode: int) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(name, flags, mode, dir_fd=self._directory)
 
     def __exit__(self, *failure: object) -> None:
         self._close()
@@ -99,10 +95,7 @@ class AtomicFile:
         # Some file systems report only now that the disk is full.
         os.fsync(self._descriptor)
         self._close()
-        if replace:
-            self._rename()
-        else:
-            self._take_name(link)
+        give_name(self._partial, self.path.name, self._directory, replace=replace, link=link)
         # The name is there; some file systems cannot sync a directory, and the file is complete all the same.
         with suppress(OSError):
             descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
@@ -111,24 +104,39 @@ class AtomicFile:
             finally:
                 os.close(descriptor)
 
-    def _rename(self) -> None:
-        os.replace(self._partial, self.path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-
-    def _take_name(self, link: Callable[..., None]) -> None:
-        # rename(2) replaces whatever has that name; link(2) does not.
-        try:
-            link(self._partial, self.path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # Without links: create the name, which fails if it exists, and then replace our own empty file.
-            os.close(self._create(self.path.name, 0o666))
-            self._rename()
+    def start_over(self) -> None:
+        """Remove what was written."""
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+def _create(name: str, mode: int, directory: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(name, flags, mode, dir_fd=directory)
+
+
+def give_name(partial: str, name: str, directory: int, *, replace: bool, link: Callable[..., None] = os.link) -> None:
+    """Give a file of a directory its name; without `replace` it may have both afterwards.
+
+    With `replace`, a file or link of that name is replaced. Without it, raises `FileExistsError` if there is one.
+    `link` is called like `os.link`. Raises `OSError`.
+    """
+    if not replace:
+        # rename(2) replaces whatever has that name; link(2) does not.
+        try:
+            link(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        # Without links: create the name, which fails if it exists, and then replace our own empty file.
+        os.close(_create(name, 0o666, directory))
+    os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str, mode: int = 0o600) -> None:

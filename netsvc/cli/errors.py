@@ -13,9 +13,22 @@ import click
 from netsvc.base.text import escape, plain
 
 if TYPE_CHECKING:
+    import ssl
+
     from netsvc.plan.address import ServerAddress
 
-__all__ = ["ClientError", "LeaveError", "OutputClosedError", "SignalError", "conclude", "exits", "explain", "reason"]
+__all__ = [
+    "AgainError",
+    "ClientError",
+    "LeaveError",
+    "OutputClosedError",
+    "SignalError",
+    "conclude",
+    "distrust",
+    "exits",
+    "explain",
+    "reason",
+]
 
 #: A shell reports 128 plus the number of the signal that ended a process.
 _BY_SIGNAL = 128
@@ -23,6 +36,14 @@ _BY_SIGNAL = 128
 
 class ClientError(Exception):
     """The command cannot continue. The text is for the user, one line per error. Exit status 1."""
+
+
+class AgainError(Exception):
+    """Another try may succeed: the reason, and when the server wants it, in seconds."""
+
+    def __init__(self, line: str, pause: float = 0.0) -> None:
+        super().__init__(line)
+        self.pause = pause
 
 
 class OutputClosedError(Exception):
@@ -129,16 +150,28 @@ def reason(error: OSError) -> str:
     return text[0].lower() + text[1:] if text[1:2].islower() else text
 
 
+def distrust(error: ssl.SSLCertVerificationError) -> str:
+    """Return why a certificate is refused, and the cure. The numbers are those of OpenSSL's x509_vfy.h."""
+    code, said = error.verify_code, reason(error)
+    if code == 10:
+        return f"its certificate has expired ({said}); the server needs a new one"
+    if code == 9:
+        return f"its certificate is not valid yet ({said}); is the clock right?"
+    if code in (62, 64):
+        return f"its certificate is for another name ({said}); use a name that is in it"
+    return (
+        f"its certificate is not trusted ({said}); "
+        "name its authority with --ca FILE, or use --insecure to skip verification"
+    )
+
+
 def explain(error: OSError, address: ServerAddress) -> ClientError:
     """Return the error for a failed connection to `address`: one line with the cause and, if there is one, the cure."""
     import socket
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):
-        return ClientError(
-            f"{address}: its certificate is not trusted ({reason(error)}); "
-            "name its authority with --ca FILE, or use --insecure to skip verification"
-        )
+        return ClientError(f"{address}: {distrust(error)}")
     if isinstance(error, ssl.SSLError):
         return ClientError(f"{address}: TLS failed ({reason(error)}); does this port speak TLS?")
     if isinstance(error, socket.gaierror):

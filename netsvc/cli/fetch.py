@@ -1,4 +1,4 @@
-"""Downloads over HTTP and HTTPS: several at a time, resumed where they were cut off, and tried again."""
+"""Downloads over HTTP, HTTPS and TFTP: several at a time, resumed where that is possible, and tried again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import (
@@ -33,9 +33,12 @@ from urllib.request import (
 )
 
 from netsvc import __version__
-from netsvc.base.files import read_file, write_atomic
+from netsvc.base.files import give_name, read_file, write_atomic
+from netsvc.base.paths import open_directory
 from netsvc.base.text import escape
-from netsvc.cli.errors import ClientError, reason
+from netsvc.cli.errors import AgainError, ClientError, distrust, reason
+from netsvc.cli.sink import Sink
+from netsvc.cli.tftp import download, is_tftp, parse_url
 
 __all__ = ["ChecksumError", "Fetcher", "PartFile", "RemoteFile", "fetch_all", "file_name", "is_url", "make_opener"]
 
@@ -57,44 +60,12 @@ class ChecksumError(ClientError):
     """The content has another SHA-256 than the one that was given, or that the server has announced."""
 
 
-class _AgainError(Exception):
-    """Another try may succeed: the reason, and when the server wants it, in seconds."""
-
-    def __init__(self, line: str, pause: float = 0.0) -> None:
-        super().__init__(line)
-        self.pause = pause
-
-
 @dataclass(frozen=True)
 class RemoteFile:
     """What is downloaded, and the SHA-256 that it must have, in hexadecimal."""
 
     url: str
     sha256: str | None = None
-
-
-class Sink(Protocol):
-    """Where a download is written, from `position` on. Methods raise `ClientError`, or `OSError`."""
-
-    position: int
-    #: The value for If-Range, and the whole size, if both are known: it can be resumed.
-    validator: str | None
-    size: int | None
-
-    def start_over(self, url: str, validator: str | None, size: int | None) -> None:
-        """Begin at the first byte, for what these identify."""
-
-    def write(self, data: bytes) -> None:
-        """Append."""
-
-    def sha256(self) -> str:
-        """Return the SHA-256 of all of it."""
-
-    def discard(self) -> None:
-        """Remove what was written, as it is wrong."""
-
-    def keep(self) -> None:
-        """Finish."""
 
 
 class PartFile:
@@ -178,10 +149,15 @@ class PartFile:
     def keep(self) -> None:
         """See `Sink`. Without `force` an existing file is not replaced: `ClientError`."""
         os.fsync(self._descriptor)
-        if not self._force and os.path.lexists(self._path):
+        directory = open_directory(self._path.parent)
+        try:
+            give_name(self._part.name, self._path.name, directory, replace=self._force)
+        except FileExistsError:
             name = escape(str(self._path), 4096)
-            raise ClientError(f"{name} already exists; the download is {escape(self._part.name, 4096)}")
-        os.replace(self._part, self._path)
+            raise ClientError(f"{name} already exists; the download is {escape(self._part.name, 4096)}") from None
+        finally:
+            os.close(directory)
+        self._part.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
 
 
@@ -228,7 +204,7 @@ class Fetcher:
             try:
                 announced = self._try(download.url, sink, shown)
                 break
-            except _AgainError as again:
+            except AgainError as again:
                 failed = 1 if sink.position > before else failed + 1
                 if failed > self.retries:
                     raise ClientError(f"{escape(download.url, 4096)}: {again}; tried {failed} times") from None
@@ -250,6 +226,9 @@ class Fetcher:
 
     def _try(self, url: str, sink: Sink, shown: Callable[[int, int | None], object]) -> str | None:
         """Download the rest; return the SHA-256 that the server has announced, in hexadecimal."""
+        if is_tftp(url):
+            download(url, sink, shown, self.timeout)
+            return None
         headers = {"User-Agent": f"netsvc/{__version__}", "Accept-Encoding": "identity"}
         headers["Want-Repr-Digest"] = "sha-256=10"
         if sink.position and sink.validator is not None:
@@ -261,7 +240,7 @@ class Fetcher:
                 sink.write(data)
                 shown(sink.position, sink.size)
         if sink.size is not None and sink.position != sink.size:
-            raise _AgainError(f"cut off after {sink.position} of {sink.size} bytes")
+            raise AgainError(f"cut off after {sink.position} of {sink.size} bytes")
         return _announced(answer.headers)
 
     def _opened(self, url: str, headers: dict[str, str], sink: Sink) -> Any:
@@ -273,21 +252,22 @@ class Fetcher:
         except URLError as error:
             cause = error.reason
             if isinstance(cause, ssl.SSLCertVerificationError):
-                line = f"{escape(url, 4096)}: its certificate is not trusted ({reason(cause)}); use --ca FILE"
-                raise ClientError(line) from None
-            raise _AgainError(reason(cause) if isinstance(cause, OSError) else escape(str(cause))) from None
+                raise ClientError(f"{escape(url, 4096)}: {distrust(cause)}") from None
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+                raise ClientError(f"{escape(url, 4096)}: TLS failed ({reason(cause)}); is it http:?") from None
+            raise AgainError(reason(cause) if isinstance(cause, OSError) else escape(str(cause))) from None
         except OSError as error:
-            raise _AgainError(reason(error)) from None
+            raise AgainError(reason(error)) from None
         except HTTPException as error:
-            raise _AgainError(f"no answer of HTTP ({type(error).__name__})") from None
+            raise AgainError(f"no answer of HTTP ({type(error).__name__})") from None
 
     def _read(self, answer: Any) -> bytes:
         try:
             data: bytes = answer.read(_BLOCK)
         except OSError as error:
-            raise _AgainError(reason(error)) from None
+            raise AgainError(reason(error)) from None
         except HTTPException as error:
-            raise _AgainError(f"cut off ({type(error).__name__})") from None
+            raise AgainError(f"cut off ({type(error).__name__})") from None
         return data
 
     def _take(self, url: str, answer: Any, sink: Sink) -> None:
@@ -296,7 +276,7 @@ class Fetcher:
             match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if match is None or (int(match[1]), int(match[3])) != (sink.position, sink.size):
                 sink.start_over(url, None, None)
-                raise _AgainError("the server sent another part than the one asked for")
+                raise AgainError("the server sent another part than the one asked for")
             return
         length = answer.headers.get("Content-Length", "")
         size = int(length) if length.isascii() and length.isdecimal() else None
@@ -308,11 +288,11 @@ class Fetcher:
             status = f"the server answered {error.code} {escape(str(error.reason))}"
             if error.code == 416 and sink.position:
                 sink.start_over(url, None, None)
-                return _AgainError(status)
+                return AgainError(status)
             if error.code in _FOR_NOW:
                 after = error.headers.get("Retry-After", "")
                 pause = float(after[:9]) if after.isascii() and after.isdecimal() else 0.0
-                return _AgainError(status, min(pause, MOST_RETRY_AFTER))
+                return AgainError(status, min(pause, MOST_RETRY_AFTER))
             return ClientError(f"{escape(url, 4096)}: {status}")
 
 
@@ -338,12 +318,17 @@ def _validator(headers: Any) -> str | None:
 
 
 def is_url(word: str) -> bool:
-    """Return whether a word is a URL of HTTP."""
-    return word.lower().startswith(("http://", "https://"))
+    """Return whether a word is a URL of HTTP or TFTP."""
+    return word.lower().startswith(("http://", "https://")) or is_tftp(word)
 
 
 def file_name(url: str) -> str:
     """Return the name of the file that a URL names. Raises `ValueError` with one line."""
+    if is_tftp(url):
+        name = os.fsdecode(parse_url(url).name.rpartition(b"/")[2])
+        if name in ("", ".", ".."):
+            raise ValueError(f"{escape(url, 4096)} does not name a file; name one with -o FILE")
+        return name
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -1,4 +1,4 @@
-"""`netsvc get`: downloads files over HTTP, or one from a files service."""
+"""`netsvc get`: downloads files over HTTP or TFTP, or one from a files service."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from netsvc.cli.errors import ClientError, conclude, exits, reason
 from netsvc.cli.fetch import ChecksumError, Fetcher, PartFile, RemoteFile, fetch_all, file_name, is_url, make_opener
 from netsvc.cli.options import RemoteServer, encoding_option, tls_options
 from netsvc.cli.terminal import SafeText, Terminal, open_output
+from netsvc.cli.tftp import is_tftp
 from netsvc.plan.address import ServerAddress, parse_server
 
 if TYPE_CHECKING:
@@ -81,11 +82,12 @@ def command(
     retries: int,
     jobs: int,
 ) -> None:
-    """Download files, over HTTP or from a files service.
+    """Download files, over HTTP or TFTP, or from a files service.
 
-    A URL begins with http: or https:. An incomplete download stays as NAME.part; the same command resumes it, if the
-    server says that the file is still the same (NAME.part.json has its ETag). A download that is cut off, or refused
-    for a while, is tried again, after 1, 2, 4 … 30 seconds. Proxies are taken from the environment, as by curl.
+    A URL begins with http:, https: or tftp:. A download that is cut off, or refused for a while, is tried again, after
+    1, 2, 4 … 30 seconds. One over HTTP that stays incomplete is kept as NAME.part; the same command resumes it, if the
+    server says that the file is still the same (NAME.part.json has its ETag). TFTP cannot resume: an incomplete file is
+    removed. Proxies for HTTP are taken from the environment, as by curl.
 
     Exit status: 0 if every file is complete, 1 if one is not, 2 for wrong arguments, 3 if the SHA-256 does not match.
 
@@ -100,6 +102,7 @@ def command(
     \b
     Examples:
       netsvc get http://files.example.com/a.iso http://files.example.com/b.iso
+      netsvc get tftp://files.example.com/boot/pxelinux.0
       netsvc get 9003 notes.txt
       netsvc get files.example.com:9003 reports/2026.pdf -o report.pdf
       netsvc get 9003 backup.tar -o - | tar t
@@ -177,8 +180,8 @@ def _get_urls(
         with _bars(on_terminal) as bar:
 
             def job(url: str, path: Path) -> None:
-                with PartFile(path, url, force) as part:
-                    fetcher.fetch(RemoteFile(url, sha256), part, bar(path.name))
+                with WholeFile(path, force) if is_tftp(url) else PartFile(path, url, force) as sink:
+                    fetcher.fetch(RemoteFile(url, sha256), sink, bar(path.name))
 
             failures = fetch_all([partial(job, url, path) for url, path in zip(urls, paths, strict=True)], jobs)
     for failure in failures:
@@ -429,3 +432,37 @@ class FileTarget:
             raise _exists(self._file.path) from None
         except OSError as error:
             raise ClientError(f"cannot write {_named(self._file.path)}: {reason(error)}") from None
+
+
+class WholeFile(FileTarget):
+    """A `FileTarget` for `Fetcher`, where a download cannot be resumed: without `keep` nothing is left of it."""
+
+    def __init__(self, path: Path, force: bool) -> None:
+        super().__init__(path, force)
+        self.position = 0
+        self.validator: str | None = None
+        self.size: int | None = None
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> WholeFile:
+        super().__enter__()
+        return self
+
+    def start_over(self, url: str, validator: str | None, size: int | None) -> None:
+        """See `Sink`."""
+        with self._reported():
+            self._file.start_over()
+        self.position, self.size, self._digest = 0, size, hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        """See `Sink`."""
+        super().write(data)
+        self._digest.update(data)
+        self.position += len(data)
+
+    def sha256(self) -> str:
+        """See `Sink`."""
+        return self._digest.hexdigest()
+
+    def discard(self) -> None:
+        """Do nothing: it has no name."""
