@@ -541,6 +541,10 @@ class BesidePort(UDPPort):
         """Close the port, as a drain does at its deadline."""
         self.stopListening()
 
+    def loseWriteConnection(self) -> None:
+        """Close the port: it has no half to close."""
+        self.stopListening()
+
     def connectionLost(self, reason: Any = None) -> None:
         """Close the port. Its protocol can still send."""
         if not self.connected:
