@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from netsvc.cli.connection import ClientDatagrams, Conversation
 from netsvc.cli.errors import ClientError
 from netsvc.cli.terminal import LineBuffer, SafeText, Terminal
 
-__all__ = ["TerminalSession"]
+__all__ = ["TerminalSession", "outlasts"]
 
 #: Seconds without data after which an incomplete line is shown above the prompt.
 QUIET_LINE = 0.1
@@ -22,8 +22,16 @@ QUIET_LINE = 0.1
 class TerminalSession:
     """Sends and shows text in the server's encoding. `arrived` is set when anything is received."""
 
-    def __init__(self, conversation: Conversation, terminal: Terminal, encoding: str) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        terminal: Terminal,
+        encoding: str,
+        choose: Callable[[str], str] | None = None,
+    ) -> None:
         self.arrived = asyncio.Event()
+        #: Gets complete lines, and returns those to show. Without it, incomplete lines are shown as they come.
+        self._choose = choose
         self._conversation = conversation
         self._terminal = terminal
         self._encoding = encoding
@@ -56,23 +64,11 @@ class TerminalSession:
 
         The latter is shown to the user. Raises what `talking` raises, and `OSError`.
         """
-        tasks = talk, _ = asyncio.create_task(talking), asyncio.create_task(self.listen())
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        # Both errors are retrieved, or asyncio would log the second one.
-        failures = [task.exception() for task in tasks if not task.cancelled()]
-        for failure in failures:
-            if failure is not None:
-                raise failure
-        if talk.cancelled():
-            await self.end()
-            await self._terminal.notice("the server closed the connection")
-            return False
-        return True
+        if await outlasts(talking, self.listen()):
+            return True
+        await self.end()
+        await self._terminal.notice("the server closed the connection")
+        return False
 
     async def listen(self) -> None:
         """Show what is received until the server closes the connection. Raises `OSError`."""
@@ -102,7 +98,7 @@ class TerminalSession:
         """Show an incomplete line, and end the line on the screen."""
         await self._show(self._safe.feed(b"", final=True))
         if held := self._lines.flush():
-            await self._terminal.show(held)
+            await self._show_lines(held)
         self._terminal.end_line()
 
     async def _show_next(self) -> bool:
@@ -111,7 +107,7 @@ class TerminalSession:
                 async with asyncio.timeout(QUIET_LINE):
                     data = await self._conversation.receive()
             except TimeoutError:
-                await self._terminal.show(self._lines.flush())
+                await self._show_lines(self._lines.flush())
                 return True
         else:
             data = await self._conversation.receive()
@@ -128,7 +124,29 @@ class TerminalSession:
         return text if text.endswith("\n") else text + "\n"
 
     async def _show(self, text: str) -> None:
-        if self._terminal.by_line:
+        if self._terminal.by_line or self._choose is not None:
             text = self._lines.feed(text)
+        await self._show_lines(text)
+
+    async def _show_lines(self, text: str) -> None:
+        if self._choose is not None:
+            text = self._choose(text)
         if text:
             await self._terminal.show(text)
+
+
+async def outlasts(talking: Coroutine[Any, Any, None], listening: Coroutine[Any, Any, None]) -> bool:
+    """Run both until one ends, and cancel the other; return whether `talking` ended. Raises what either raises."""
+    tasks = talk, _ = asyncio.create_task(talking), asyncio.create_task(listening)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    # Both errors are retrieved, or asyncio would log the second one.
+    failures = [task.exception() for task in tasks if not task.cancelled()]
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    return not talk.cancelled()

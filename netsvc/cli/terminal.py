@@ -300,6 +300,11 @@ class EditingTerminal(Terminal):
             raise LeaveError from None
 
 
+def _encoding() -> str:
+    # `locale.getencoding` ignores Python's UTF-8 mode, which is on in the C locale.
+    return "utf-8" if sys.flags.utf8_mode else locale.getencoding()
+
+
 def _settle(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
@@ -313,7 +318,7 @@ def _descriptor(stream: Any) -> int | None:
 def open_terminal(words: Sequence[str] = ()) -> Terminal:
     """Return the terminal for the standard streams; if both are terminals, with line editing that completes `words`."""
     source, sink = _descriptor(sys.stdin), _descriptor(sys.stdout)
-    encoding = locale.getencoding()
+    encoding = _encoding()
     if source is not None and sink is not None and os.isatty(source) and os.isatty(sink):
         return EditingTerminal(source, sink, encoding, words)
     return Terminal(source, sink, encoding)
@@ -321,4 +326,4 @@ def open_terminal(words: Sequence[str] = ()) -> Terminal:
 
 def open_output() -> Terminal:
     """Return the terminal for standard output, without input."""
-    return Terminal(None, _descriptor(sys.stdout), locale.getencoding())
+    return Terminal(None, _descriptor(sys.stdout), _encoding())

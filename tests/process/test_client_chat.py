@@ -94,15 +94,67 @@ def test_a_server_that_never_closes_is_left_with_an_error_after_the_wait(tmp_pat
 def test_says_when_the_server_closes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     with (
-        stream_server(lambda connection: connection.sendall(b"* full")) as port,
+        stream_server(lambda connection: connection.sendall(b"* full, goodbye")) as port,
         (tmp_path / "out").open("wb") as sink,
     ):
         terminal = Terminal(reader, sink.fileno())
         assert asyncio.run(chat(RemoteServer(parse_server(str(port))), [], "utf-8", LONG, terminal)) == 0
     os.close(reader)
     os.close(writer)
-    assert (tmp_path / "out").read_bytes() == b"* full"
+    assert (tmp_path / "out").read_bytes() == b"* full, goodbye\n"
     assert capfd.readouterr().err == "netsvc: the server closed the connection\n"
+
+
+def test_a_lost_connection_is_made_again_and_what_was_missed_is_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(b"* welcome to the chat; you are guest1\r\n* you joined lobby; no one else is here yet\r\n")
+        if not heard:
+            heard.append(read_line(connection))
+            connection.sendall(b"* you are now ann\r\n[lobby] bob: one\r\n* the server is stopping, goodbye\r\n")
+            return
+        connection.sendall(b"(1 second ago) [lobby] bob: one\r\n(just now) [lobby] bob: two\r\n")
+        while (line := read_line(connection)) and line != b"/quit\n":
+            heard.append(line)
+        connection.sendall(b"* goodbye\r\n")
+
+    reader, writer = os.pipe()
+    with stream_server(serve) as port, (tmp_path / "out").open("wb") as sink:
+        terminal = Terminal(reader, sink.fileno())
+
+        async def leave_when_back(talking: asyncio.Task[int]) -> int:
+            while b"two" not in (tmp_path / "out").read_bytes():
+                await asyncio.sleep(0.01)
+            os.write(writer, b"hi\n")
+            os.close(writer)
+            return await talking
+
+        async def both() -> int:
+            server = RemoteServer(parse_server(str(port)))
+            talking = chat(server, ["/nick ann"], "utf-8", LONG, terminal, retry=0.01)
+            return await leave_when_back(asyncio.create_task(talking))
+
+        assert asyncio.run(both()) == 0
+    os.close(reader)
+    assert heard == [b"/nick ann\n", b"/nick ann\n", b"hi\n"]
+    shown = (tmp_path / "out").read_text()
+    assert shown.count("bob: one") == 1 and shown.count("bob: two") == 1 and shown.endswith("* goodbye\n")
+    first, second, *rest = capfd.readouterr().err.splitlines()
+    assert not rest
+    assert "closed the connection" in first and "connected again" in second
+
+
+def test_a_connection_that_does_not_come_back_is_given_up_in_a_pipe(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with stream_server(lambda connection: connection.sendall(b"* hi\n")) as port, (tmp_path / "out").open("wb") as sink:
+        terminal = Terminal(reader, sink.fileno())
+        with pytest.raises(ClientError, match=r"made again within 0\.2 s"):
+            asyncio.run(chat(RemoteServer(parse_server(str(port))), [], "utf-8", 0.2, terminal, retry=0.01))
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.slow

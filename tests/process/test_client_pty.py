@@ -194,10 +194,10 @@ class TestChat:
 
     def test_says_when_the_server_closes(self) -> None:
         with (
-            stream_server(lambda connection: connection.sendall(b"* the server is stopping\n")) as port,
+            stream_server(lambda connection: connection.sendall(b"* flooding, goodbye\n")) as port,
             OnTerminal("chat", str(port)) as terminal,
         ):
-            terminal.read_until("* the server is stopping\r\n")
+            terminal.read_until("* flooding, goodbye\r\n")
             terminal.read_until("netsvc: the server closed the connection")
             assert terminal.end() == 0
 
