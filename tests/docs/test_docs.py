@@ -33,7 +33,13 @@ DOCUMENTS = [
     *sorted((ROOT / "examples").glob("*/*.md")),
 ]
 #: Programs that commands of the documents use, and their Debian packages.
-CLIENTS = {"nc": "netcat-openbsd", "curl": "curl", "openssl": "openssl", "sqlite3": "sqlite3"}
+CLIENTS = {
+    "nc": "netcat-openbsd",
+    "curl": "curl",
+    "openssl": "openssl",
+    "sqlite3": "sqlite3",
+    "telnet": "inetutils-telnet",
+}
 #: Commands that serve until they are stopped.
 SERVING = re.compile(r"\b(twistd -n|netsvc run|netsvc share|honcho start)( (?!--help)|$)")
 LISTING = re.compile(r"(<!-- file: (?P<file>\S+)(?P<parts>(?: \S+)*) -->\n```\w+\n)(?P<text>.*?)(?=```$)", re.S | re.M)

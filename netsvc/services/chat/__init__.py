@@ -16,5 +16,6 @@ service = Service(
     core=ChatCore,
     streams={"line": LineChat},
     # Members read for hours without sending anything. The option `silence` makes room when the chat is full.
-    limits={"handshake": None, "idle": 86400},
+    # One whose machine is gone is noticed after 115 seconds.
+    limits={"handshake": None, "idle": 86400, "keepalive": 75},
 )
