@@ -232,6 +232,72 @@ def test_a_fifo_that_takes_the_place_of_a_file_is_not_waited_for(tree: Path) -> 
     opened.close()
 
 
+@pytest.fixture
+def linked(tree: Path) -> Path:
+    (tree / "link").symlink_to("d/f")
+    (tree / "absolute").symlink_to(tree / "d" / "f")
+    (tree / "directory").symlink_to("d")
+    (tree / "out").symlink_to("../secret")
+    (tree / "above").symlink_to("../public-not")
+    return tree
+
+
+@pytest.mark.parametrize("name", ["link", "absolute", "directory/f", "directory/e/f", "out", "above/f"])
+def test_no_link_is_followed_if_none_may_be(linked: Path, resolve: Resolve, name: str) -> None:
+    opened = Root(str(linked), links="none", resolve=resolve)
+    try:
+        with pytest.raises(OSError, match=rf"\[Errno {errno.ELOOP}\]"):
+            content(opened, name)
+        with pytest.raises(OSError, match=rf"\[Errno {errno.ELOOP}\]"):
+            opened.open_directory(b"directory")
+        for missing in ("../secret", "d/../../secret"):
+            with pytest.raises(OutsideError):
+                content(opened, missing)
+        with pytest.raises(NotADirectoryError):
+            content(opened, "f/f")
+        assert content(opened, "d/../d/f") == b"d/f"
+    finally:
+        opened.close()
+    assert open_below(linked.parent) == []
+
+
+FOLLOWED = {
+    "link": b"d/f",
+    "absolute": b"d/f",
+    "directory/e/f": b"d/e/f",
+    "out": b"outside",
+    "above/f": b"outside",
+    # Not above the directory that the link leads to.
+    "above/../f": b"f",
+    "above/./../d//f": b"d/f",
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_all_links_are_followed_and_names_still_lead_nowhere_else(linked: Path, resolve: Resolve, name: str) -> None:
+    opened = Root(str(linked), links="follow", resolve=resolve)
+    try:
+        assert content(opened, name) == FOLLOWED[name]
+        for outside in ("../secret", "above/../../secret", "d/../../secret", "/etc/passwd", ".."):
+            with pytest.raises(OutsideError):
+                content(opened, outside)
+        for directory in ("d/", "above/", "d/.", "."):
+            with pytest.raises(IsADirectoryError):
+                content(opened, directory)
+        with pytest.raises(NotADirectoryError):
+            content(opened, "f/")
+        plant_special(linked / "special", "fifo")
+        (linked / "to-special").symlink_to("special")
+        with pytest.raises(OSError, match=rf"\[Errno {errno.ENXIO}\]"):
+            content(opened, "to-special")
+        descriptor = opened.open_directory(b"above")
+        assert os.listdir(descriptor) == ["f"]
+        os.close(descriptor)
+    finally:
+        opened.close()
+    assert open_below(linked.parent) == []
+
+
 def test_an_unreadable_root_is_refused() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o311)

@@ -26,7 +26,7 @@ from netsvc.services.files.headers import cache_control, origins
 from netsvc.services.files.media_type import charset
 from netsvc.services.files.names import readings, shown
 from netsvc.services.files.receipt import Receipts
-from netsvc.services.files.root import OutsideError, Root
+from netsvc.services.files.root import LINKS, OutsideError, Root
 from netsvc.services.files.small import SmallFile, SmallFiles
 from netsvc.services.files.transport import HalfClosed
 
@@ -70,6 +70,12 @@ def _legacy_encoding(value: Any) -> str:
 def _root_path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError("the path of a directory")
+    return value
+
+
+def _links(value: str) -> str:
+    if value not in LINKS:
+        raise ValueError("inside, follow or none")
     return value
 
 
@@ -123,6 +129,13 @@ class FilesOptions(Options):
             "utf-8",
             "The charset of texts over HTTP that do not begin with a mark of their own, or none",
             shown_as("CHARSET", charset),
+        ],
+        [
+            "links",
+            None,
+            "inside",
+            "Which symbolic links to follow: inside (those that stay below the root), follow (all), or none",
+            shown_as("inside|follow|none", _links),
         ],
         ["tftp-ports", None, None, "The UDP ports of TFTP transfers (default: any)", shown_as("FIRST-LAST", _ports)],
         ["tftp-transfers", None, 500, "TFTP transfers at a time", whole_number(1, 60_000)],
@@ -230,6 +243,7 @@ class FilesCore:
         self.tftp_peer: int = options["tftp-peer"]
         self._shown: str = options["root"]
         self._path = options.root_path
+        self.links: str = options["links"]
         self._root: Root | None = None
         self._drained: Deferred[None] | None = None
         #: The delayed call of `_end_waiting`.
@@ -414,6 +428,8 @@ class FilesCore:
             raise FileRefusedError("outside the root") from None
         except OSError as error:
             reason = _REASONS.get(error.errno or 0)
+            if error.errno == errno.ELOOP and self.links == "none":
+                reason = "a symbolic link"
             if reason is None:
                 raise FileBusyError(f"cannot be opened ({error.strerror})") from error
             raise (DirectoryError if error.errno == errno.EISDIR else FileRefusedError)(reason) from error
@@ -466,7 +482,7 @@ class FilesCore:
     def open_root(self) -> Root:
         """Open the directory that names are below. Raises `UserError`."""
         try:
-            return Root(self._path)
+            return Root(self._path, links=self.links)
         except OSError as error:
             problem, cure = {
                 errno.ENOENT: ("no such directory", "create it or give another root"),

@@ -17,7 +17,7 @@ import platform
 import stat
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 #: In case that a file is replaced after the look at it. O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -39,9 +39,18 @@ TRIES = 16
 #: The errors of O_NOFOLLOW for a link: Linux, POSIX (with O_DIRECTORY: ENOTDIR), FreeBSD.
 _MAYBE_A_LINK = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
 
-#: From linux/openat2.h: no step of the resolution may leave the directory, nor follow a link as in /proc/PID/fd.
+#: From linux/openat2.h: no step of the resolution may follow a link as in /proc/PID/fd, or any link, or leave the
+#: directory.
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
+
+#: Which symbolic links are followed: those that stay inside the directory, all, or none.
+LINKS = {
+    "inside": _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS,
+    "follow": _RESOLVE_NO_MAGICLINKS,
+    "none": _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS,
+}
 
 #: The system call's number on every architecture but these (Linux 5.1 unified the numbers).
 _NUMBER = 437
@@ -71,18 +80,20 @@ _syscall.argtypes = (
 
 
 @lru_cache(maxsize=8)
-def _how(flags: int) -> Any:
+def _how(flags: int, resolve: int) -> Any:
     # The kernel only reads it.
-    return ctypes.pointer(_How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS))
+    return ctypes.pointer(_How(flags, 0, resolve))
 
 
-def open_beneath(directory: int, name: bytes, flags: int) -> int:
+def open_beneath(directory: int, name: bytes, flags: int, resolve: int = LINKS["inside"]) -> int:
     """Open `name` below the descriptor `directory` with openat2(2), and return the new descriptor.
+
+    `resolve` is one of `LINKS`.
 
     Raises `OSError`: EXDEV for a name that would leave the directory (an absolute link always does), EAGAIN when a
     directory moved meanwhile so that the kernel cannot tell, EINTR for a signal.
     """
-    descriptor: int = _syscall(_NUMBER, directory, name, _how(flags), _SIZE)
+    descriptor: int = _syscall(_NUMBER, directory, name, _how(flags, resolve), _SIZE)
     if descriptor < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
@@ -103,15 +114,21 @@ def openat2_supported(directory: int, machine: str = platform.machine()) -> bool
 class Root:
     """A directory that names are opened below. It stays the same one until `close`, even if it is renamed.
 
+    `links` is one of `LINKS`. A name itself never leads out of the directory; with `follow`, links do.
     `resolve` opens a name where openat2 is supported; None walks every name. Raises `OSError`.
     """
 
-    def __init__(self, path: str, *, resolve: Callable[[int, bytes, int], int] | None = open_beneath) -> None:
+    def __init__(
+        self, path: str, *, links: str = "inside", resolve: Callable[[int, bytes, int], int] | None = open_beneath
+    ) -> None:
         self.descriptor = os.open(path, DIRECTORY_FLAGS)
         try:
             effective = os.access in os.supports_effective_ids
             if not os.access(".", os.R_OK | os.X_OK, dir_fd=self.descriptor, effective_ids=effective):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self._links = links
+            if links != "inside" and resolve is not None:
+                resolve = partial(open_beneath, resolve=LINKS[links])
             self._resolve = resolve if openat2_supported(self.descriptor) else None
             #: What an absolute link target may begin with: the directory as it was given, and its real path.
             self._anchors = tuple(_parts(os.fsencode(name)) for name in (os.path.realpath(path), os.path.abspath(path)))
@@ -126,8 +143,9 @@ class Root:
     def open(self, name: bytes) -> int:
         """Open the regular file `name` for reading and return the descriptor.
 
-        Links that stay inside are followed, absolute ones too. Raises `OutsideError`, or `OSError` as open(2) does (for
-        anything but a regular file EISDIR or ENXIO), or `ValueError` for a NUL.
+        Links that stay inside are followed, absolute ones too, unless `links` says otherwise. Raises `OutsideError`, or
+        `OSError` as open(2) does (ELOOP for a link that is not followed, EISDIR or ENXIO for anything but a regular
+        file), or `ValueError` for a NUL.
 
         A file that is replaced meanwhile may be opened whatever it is; look at the descriptor.
         """
@@ -146,6 +164,8 @@ class Root:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         if self._resolve is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if self._links == "follow":
+            name = _collapsed(name)
         seen = self._resolve(self.descriptor, name, _LOOK_FLAGS)
         try:
             return os.fstat(seen)
@@ -157,6 +177,12 @@ class Root:
             raise ValueError("a file name cannot hold a NUL")
         if name.startswith(b"/"):
             raise OutsideError
+        if self._links == "follow":
+            name = _collapsed(name)
+            if self._resolve is None:
+                if not is_directory:
+                    _check_regular(os.stat(name, dir_fd=self.descriptor).st_mode)
+                return os.open(name, flags, dir_fd=self.descriptor)
         if self._resolve is not None:
             for _ in range(TRIES):
                 try:
@@ -174,7 +200,28 @@ class Root:
                     if error.errno != errno.EXDEV:
                         raise
                     break
-        return walk(self.descriptor, name, self._anchors, is_directory=is_directory)
+        read_link = _refuse_link if self._links == "none" else os.readlink
+        return walk(self.descriptor, name, self._anchors, read_link, is_directory=is_directory)
+
+
+def _refuse_link(name: bytes, *, dir_fd: int) -> bytes:
+    """Read a link as `os.readlink` does, and raise the `OSError` of one that is not followed."""
+    os.readlink(name, dir_fd=dir_fd)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _collapsed(name: bytes) -> bytes:
+    """Return a name without `..`, which would lead to another place behind a link. Raises `OutsideError`."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part != b"..":
+            parts += [part] if part not in (b"", b".") else []
+        elif parts:
+            parts.pop()
+        else:
+            raise OutsideError
+    slash = b"/" * (bool(parts) and name.endswith((b"/", b"/.", b"/..")))
+    return b"/".join(parts) + slash or b"."
 
 
 def _check_regular(mode: int) -> None:
