@@ -134,6 +134,9 @@ class IServiceInstance(Interface):
     one its present connections until they end. A chat needs it, because old and new members must meet. It may be
     called again with the old options, to undo a reload that failed.
 
+    Optional: `notes(protocols)`, which returns lines that `netsvc check` shows; `protocols` are the names of those that
+    have a listener.
+
     Optional: `confidential`, the names of stream protocols whose clients send secrets, such as passwords; it may depend
     on the options. Their listeners must be at addresses that use TLS or that only this machine can reach, or behind
     `proxy:`; any other is an error at the start. The protocol itself asks `netsvc.stream.is_confidential`.

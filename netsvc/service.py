@@ -191,6 +191,10 @@ class _Instance:
         return getattr(self.core, "confidential", ())
 
     @property
+    def notes(self) -> Callable[[Collection[str]], Collection[str]] | None:
+        return getattr(self.core, "notes", None)
+
+    @property
     def reconfigure(self) -> Callable[[usage.Options], bool] | None:
         return getattr(self.core, "reconfigure", None)
 

@@ -18,13 +18,12 @@ from netsvc.admin.http import AdminFactory
 from netsvc.admin.permission import Permission
 from netsvc.admin.status import Samples
 from netsvc.admin.stream import EventStream
+from netsvc.base.tokens import may_be_read_by_others, read_token
 from netsvc.config.admin_address import (
     check_admin,
     is_exposed,
-    may_be_read_by_others,
     places,
     read_clients,
-    read_token,
 )
 from netsvc.guard.tcp import keep_alive
 from netsvc.listen.certificates import CertificateError, escape_path, read_file

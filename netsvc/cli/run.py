@@ -89,7 +89,7 @@ def check(words: Sequence[str]) -> None:
     from netsvc.config.conflicts import claims_of, find_conflicts, find_unusable
     from netsvc.config.draft import load_use
     from netsvc.config.pages import list_page, plan_page
-    from netsvc.server.instances import examine, reload_notes
+    from netsvc.server.instances import examine, service_notes
 
     if _shows_help("check", words):
         return
@@ -125,7 +125,7 @@ def check(words: Sequence[str]) -> None:
     _warn(_expired(plan))
     if errors:
         raise StartError("\n".join(errors))
-    click.echo(plan_page(plan, catalogue, [*notes, *reload_notes(plan, load, Clock())]))
+    click.echo(plan_page(plan, catalogue, [*notes, *service_notes(plan, load, Clock())]))
 
 
 def _check_service(name: str) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from cryptography import x509
 
+from netsvc.base.tokens import read_token
 from netsvc.listen.certificates import CertificateError, escape_path, read_file
 from netsvc.listen.opening import check_address
 from netsvc.listen.sockets import resolve, unix_path
@@ -19,12 +16,9 @@ from netsvc.plan.plan import AdminUse
 
 #: What `localhost` and a bare port stand for.
 LOCALHOST = ("127.0.0.1", "::1")
-#: Characters of a token.
-SHORTEST_TOKEN, LONGEST_TOKEN = 16, 1024
 #: Certificates that sign certificates of clients.
 MOST_CLIENT_CERTIFICATES = 100
 
-_TOKEN = re.compile(rb"[\x21-\x7e]+")
 _SCHEMES = ("inet", "tcp", "tcp6", "unix", "systemd")
 
 
@@ -86,24 +80,6 @@ def places(address: Address) -> Sequence[Address]:
 def _has_mode(address: Address) -> bool:
     positional, named = split_endpoint(address.endpoint)
     return "mode" in named or len(positional) > 2 or unix_path(address).startswith("@")
-
-
-def read_token(path: str) -> bytes:
-    """Read the token that clients must send. Raises `ValueError` with a line that names the file."""
-    token = read_file(path).strip()
-    if not SHORTEST_TOKEN <= len(token) <= LONGEST_TOKEN or not _TOKEN.fullmatch(token):
-        raise ValueError(
-            f"{escape_path(path)}: a token is a single line of {SHORTEST_TOKEN} to {LONGEST_TOKEN} characters of "
-            "ASCII; make one with: openssl rand -hex 32"
-        )
-    return token
-
-
-def may_be_read_by_others(path: str) -> bool:
-    """Return whether every user of the machine can read a file."""
-    with suppress(OSError):
-        return bool(os.stat(path).st_mode & stat.S_IROTH)
-    return False
 
 
 def read_clients(path: str) -> list[x509.Certificate]:

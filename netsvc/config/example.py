@@ -31,6 +31,8 @@ _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("files", "root"): ".",
     ("files", "cache-control"): "public, max-age=3600",
     ("files", "cors"): "https://example.org",
+    ("files", "token"): "token",
+    ("files", "users"): "users",
     ("files", "tftp-ports"): "6970-6999",
     ("reply", "text"): "hello",
 }

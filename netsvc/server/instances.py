@@ -111,13 +111,19 @@ def examine(plan: Plan, load: Load, reactor: Any) -> list[str]:
     return list(dict.fromkeys(errors))
 
 
-def reload_notes(plan: Plan, load: Load, reactor: Any) -> list[str]:
-    """Return a line for each service of a valid plan whose core a reload replaces when its options change."""
+def service_notes(plan: Plan, load: Load, reactor: Any) -> list[str]:
+    """Return what is worth knowing of a valid plan, in lines.
+
+    That is what a service says itself, and each service whose core a reload replaces when its options change.
+    """
     notes: list[str] = []
     for key, use in plan.uses.items():
         service = load(use)
         names = [setting.name for setting in declared_settings(service.options)]
         instance = build_instance(use, service, reactor, state_directory=service_directory(plan.state, key))
+        if (own := getattr(instance, "notes", None)) is not None:
+            protocols = {each.protocol for each in plan.listeners if each.use == key}
+            notes += [f"{escape(key)}: {line}" for line in own(protocols)]
         if names and _keeps_data(service, instance) and getattr(instance, "reconfigure", None) is None:
             changes = f"a reload that changes {' or '.join(names)}"
             lost = "without the data of the old one"

@@ -23,7 +23,7 @@ from twisted.internet.task import Clock
 
 from netsvc.config.adhoc import adhoc_service
 from netsvc.plan.plan import Plan, ServiceUse
-from netsvc.server.instances import reload_notes
+from netsvc.server.instances import service_notes
 from netsvc.testing import Served, check_service, connect, serve
 from tests.builders.installation import Installation, install
 from tests.builders.processes import PATIENCE, ROOT, TWISTD, Server, datagrams, read_all, read_exactly, run
@@ -81,7 +81,7 @@ class TestKeyValue:
 
     def test_a_reload_loses_no_value(self) -> None:
         plan = Plan({"keyvalue": ServiceUse(self.TARGET, adhoc=True)}, ())
-        assert reload_notes(plan, lambda use: adhoc_service(self.TARGET), Clock()) == []
+        assert service_notes(plan, lambda use: adhoc_service(self.TARGET), Clock()) == []
         served = serve(adhoc_service(self.TARGET), keys=1)
         client = served.connect()
         client.send(b"SET a 1\nSET b 2\n")

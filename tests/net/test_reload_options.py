@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.protocol import DatagramProtocol
 
-from netsvc.server.instances import reload_notes
+from netsvc.server.instances import service_notes
 from netsvc.service import Service
 from tests.builders.facts import counted, states
 from tests.builders.logs import Lines, collected
@@ -135,7 +135,7 @@ def test_a_service_that_holds_nothing_has_nothing_to_lose(how: dict[str, Any]) -
 def test_the_check_says_which_services_a_reload_would_empty() -> None:
     uses = {"one": {"text": "one"}, "two": {"service": "adapts", "text": "two"}}
     with world(plan(uses, "one tcp 127.0.0.1:0", "two tcp 127.0.0.1:0")) as made:
-        [note] = reload_notes(made.host.plan, made.load, made.clock)
+        [note] = service_notes(made.host.plan, made.load, made.clock)
         assert states(note, "one", "text", "fail", "Core", "reconfigure(options)") and "two" not in note
 
 

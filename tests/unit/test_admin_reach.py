@@ -10,17 +10,14 @@ import pytest
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
+from netsvc.base.tokens import LONGEST_TOKEN, SHORTEST_TOKEN, may_be_read_by_others, read_token
 from netsvc.config.admin_address import (
     LOCALHOST,
-    LONGEST_TOKEN,
     MOST_CLIENT_CERTIFICATES,
-    SHORTEST_TOKEN,
     check_admin,
     is_exposed,
-    may_be_read_by_others,
     places,
     read_clients,
-    read_token,
 )
 from netsvc.listen.tls import Certificates
 from netsvc.plan.address import TLS, parse_address

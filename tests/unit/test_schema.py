@@ -203,7 +203,7 @@ def test_what_the_reader_accepts_fits(
 def test_there_is_a_value_for_every_statement_that_the_reader_accepts(tmp_path: Path) -> None:
     """Or else the test above would show nothing of it."""
     values = ["1", "64", "9001", "true", "'10.0.0.0/8'", "'mon 08:00-09:00'", "'idle'", "'utf-8'", "'gbk'", "'web'"]
-    values += ["'2000-2001'", "'no-cache'", "'*'", "'memory'"]
+    values += ["'2000-2001'", "'no-cache'", "'*'", "'memory'", "'none'"]
     for statement in STATEMENTS:
         # Not every limit is one of every kind.
         if statement.startswith(("services.gate.v2", "services.gate.letter")) and "limits" in statement:

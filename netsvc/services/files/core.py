@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from netsvc.base.requests import log_request
 from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
 from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
+from netsvc.services.files.access import FilesAccess
 from netsvc.services.files.coding import ENDINGS, IDENTITY
 from netsvc.services.files.digest import Digests
 from netsvc.services.files.download import Shares
@@ -70,6 +71,12 @@ def _legacy_encoding(value: Any) -> str:
 def _root_path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError("the path of a directory")
+    return value
+
+
+def _path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("the path of a file")
     return value
 
 
@@ -137,6 +144,14 @@ class FilesOptions(Options):
             "Which symbolic links to follow: inside (those that stay below the root), follow (all), or none",
             shown_as("inside|follow|none", _links),
         ],
+        ["token", None, None, "Serve HTTP only to clients that send the token in this file", shown_as("FILE", _path)],
+        [
+            "users",
+            None,
+            None,
+            "Serve HTTP only to users in this file, lines USER:HASH of `netsvc passwd`",
+            shown_as("FILE", _path),
+        ],
         ["tftp-ports", None, None, "The UDP ports of TFTP transfers (default: any)", shown_as("FIRST-LAST", _ports)],
         ["tftp-transfers", None, 500, "TFTP transfers at a time", whole_number(1, 60_000)],
         ["tftp-peer", None, 100, "TFTP transfers of one address at a time", whole_number(1, 60_000)],
@@ -149,6 +164,7 @@ class FilesOptions(Options):
             "Send FILE.br, .zst or .gz to clients that accept it",
         ],
         ["no-listing", None, "Do not list directories over HTTP"],
+        ["plain-passwords", None, "Take tokens and passwords without TLS, from other machines, too"],
     ]
     limits = ("name-limit", "quiet", "downloads", "stall", "tftp-transfers", "tftp-peer")
 
@@ -160,6 +176,9 @@ class FilesOptions(Options):
         if self["root"] is None:
             raise usage.UsageError("files needs --root DIR, the directory to send files from")
         self.root_path = os.path.abspath(self["root"])
+        for name in ("token", "users"):
+            if self[name] is not None:
+                self[name] = os.path.abspath(self[name])
 
 
 @lru_cache(maxsize=128)
@@ -244,6 +263,11 @@ class FilesCore:
         self._shown: str = options["root"]
         self._path = options.root_path
         self.links: str = options["links"]
+        #: None if everybody is admitted.
+        self.access: FilesAccess | None = None
+        if options["token"] is not None or options["users"] is not None:
+            plain = bool(options["plain-passwords"])
+            self.access = FilesAccess(options["token"], options["users"], context.reactor, context.log, plain=plain)
         self._root: Root | None = None
         self._drained: Deferred[None] | None = None
         #: The delayed call of `_end_waiting`.
@@ -260,12 +284,28 @@ class FilesCore:
         """The number of open files."""
         return len(self._open)
 
+    @property
+    def confidential(self) -> tuple[str, ...]:
+        """See `IServiceInstance`."""
+        return ("http",) if self.access is not None and not self.access.plain else ()
+
+    def notes(self, protocols: Collection[str]) -> list[str]:
+        """See `IServiceInstance`."""
+        others = [name for name in ("classic", "tftp") if name in protocols]
+        if self.access is None or not others:
+            return []
+        return [f"token and users are for http only: {' and '.join(others)} serve everybody"]
+
     def check(self) -> None:
-        """Raise `UserError` if the root cannot be opened, read and searched."""
+        """Raise `UserError` if the root cannot be opened, read and searched, or the files of users not read."""
         self.open_root().close()
+        if self.access is not None:
+            self.access.read()
 
     def start(self) -> None:
         """Open the root. Raises `UserError`."""
+        if self.access is not None:
+            self.access.start()
         self._root = self.open_root()
         self.draining = False
         self._downloading.add_function(self._open.__len__)

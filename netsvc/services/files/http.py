@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
 from netsvc.http.request import Request, RequestLimits
+from netsvc.services.files.access import GuardedSite
 from netsvc.services.files.coding import accepted_codings
 from netsvc.services.files.conditions import (
     Validator,
@@ -67,9 +68,16 @@ _CHECKSUM_HEAD = header_lines({"Content-Type": "text/plain; charset=utf-8", **_V
 
 def http_factory(core: FilesCore) -> HTTPFactory:
     """Return a factory of connections that answer with the files of a core."""
-    factory = HTTPFactory(core.context.reactor, FilesSite(core).serve, limits=LIMITS, times=TIMES)
+    serve: Callable[[Exchange], object] = FilesSite(core).serve
+    if core.access is not None:
+        serve = GuardedSite(core.access, core.context.reactor, serve, partial(_refuse, core)).serve
+    factory = HTTPFactory(core.context.reactor, serve, limits=LIMITS, times=TIMES)
     core.drains.append(factory.drain)
     return factory
+
+
+def _refuse(core: FilesCore, exchange: Exchange, status: HTTPStatus, reason: str, headers: dict[str, str]) -> None:
+    FileAnswer(core, exchange, b"").refuse(status, reason, headers)
 
 
 class FilesSite:
