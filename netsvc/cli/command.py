@@ -30,7 +30,7 @@ SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "list": ("netsvc.cli.run:list_services", "List the installed services."),
     "talk": ("netsvc.cli.talk:command", "Send lines to a server and print its answers."),
     "share": ("netsvc.cli.share:command", "Share files and directories over HTTP until Ctrl-C."),
-    "passwd": ("netsvc.cli.passwd:command", "Write the line of a user with a password, for --files-users."),
+    "passwd": ("netsvc.cli.passwd:command", "Write a line with the name of a user and the hash of a password."),
     "get": ("netsvc.cli.get:command", "Download files, over HTTP or from a files service."),
     "chat": ("netsvc.cli.chat:command", "Join a chat server."),
 }

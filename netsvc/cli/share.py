@@ -74,7 +74,8 @@ def command(
 
     It listens on all addresses of this machine; --local restricts it to this machine. Only the given files and
     directories are served. In a directory, symbolic links that lead out of it and hidden files are not. Several paths
-    are listed in one directory, by their last parts, which must be different.
+    are listed in one directory, by their last parts, which must be different. A directory can be downloaded as a zip
+    or tar archive, too.
 
     \b
     Examples:

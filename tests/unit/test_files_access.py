@@ -57,9 +57,9 @@ def basic(user: str, password: str, encoding: str = "utf-8") -> str:
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
     top = tmp_path / "public"
-    (top / "docs").mkdir(parents=True)
+    (top / "papers").mkdir(parents=True)
     (top / "f").write_bytes(b"content")
-    (top / "docs" / "g").write_bytes(b"more")
+    (top / "papers" / "g").write_bytes(b"more")
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     write_users(tmp_path / "users", HASHES)
     for name in ("token", "users"):
@@ -136,7 +136,7 @@ def test_the_right_credentials_open_the_files(site: Site, case: str) -> None:
 
 @pytest.mark.parametrize("case", BAD)
 def test_any_other_credentials_open_nothing(site: Site, case: str) -> None:
-    for target in ("/f", "/", "/none", "/docs/", "/f?sha256"):
+    for target in ("/f", "/", "/none", "/papers/", "/f?sha256"):
         reply = site.get(BAD[case], target)
         if reply.code == 429:
             continue
@@ -155,7 +155,7 @@ def test_two_credentials_are_none(site: Site) -> None:
 
 def test_no_secret_and_nothing_like_one_is_logged(site: Site) -> None:
     slips = ["Secret", "hunter2-hunter2-hunter2"]
-    for target in ("/f", f"/{TOKEN}", f"/{TOKEN}/f", f"/{TOKEN}/docs", f"/{slips[1]}/f", f"/{TOKEN}x/f"):
+    for target in ("/f", f"/{TOKEN}", f"/{TOKEN}/f", f"/{TOKEN}/papers", f"/{slips[1]}/f", f"/{TOKEN}x/f"):
         site.get(basic("alice", slips[0]), target)
         site.get("", target)
     site.get(f"Bearer {TOKEN}")
@@ -167,11 +167,11 @@ def test_no_secret_and_nothing_like_one_is_logged(site: Site) -> None:
 def test_a_link_with_the_token_leads_through_the_directories(site: Site) -> None:
     assert site.get("", f"/{TOKEN}").headers["location"] == f"/{TOKEN}/"
     assert site.get("", f"//{TOKEN}").code == 401
-    assert site.get("", f"/{TOKEN}/docs").headers["location"] == f"/{TOKEN}/docs/"
+    assert site.get("", f"/{TOKEN}/papers").headers["location"] == f"/{TOKEN}/papers/"
     assert site.get("", f"/{TOKEN}/?json").json["total"] == 2
-    assert b'href="./docs/"' in site.get("", f"/{TOKEN}/").body
-    assert site.get("", f"/{TOKEN}/docs/g").body == b"more"
-    assert site.get("", f"/docs/{TOKEN}/g").code == 401
+    assert b'href="./papers/"' in site.get("", f"/{TOKEN}/").body
+    assert site.get("", f"/{TOKEN}/papers/g").body == b"more"
+    assert site.get("", f"/papers/{TOKEN}/g").code == 401
 
 
 def test_methods_are_answered_as_without(site: Site) -> None:

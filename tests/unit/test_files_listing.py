@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from netsvc.services.files import listing
 from netsvc.services.files.http import AT_ONCE, MOST_WAITING, Listings
 from netsvc.services.files.listing import LONGEST_SEARCH, Query, parse_query
+from netsvc.services.files.root import Directory
 from tests.builders.files_http import MODIFIED, FilesSite
 from tests.builders.http import Transport, connect, read_replies, request
 
@@ -178,8 +179,8 @@ def test_what_is_no_directory_is_not_listed(site: FilesSite, target: str, status
 def test_few_directories_are_listed_at_once_and_few_wait(site: FilesSite, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[Deferred[bytes]] = []
 
-    def begin(_self: Listings, descriptor: int, *_query: object) -> Deferred[bytes]:
-        os.close(descriptor)
+    def begin(_self: Listings, directory: Directory, *_query: object) -> Deferred[bytes]:
+        directory.close()
         begun.append(Deferred())
         return begun[-1]
 

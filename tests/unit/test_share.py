@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from twisted.logger import Logger
@@ -129,6 +131,33 @@ def test_nothing_is_found_without_the_token(tree: Path) -> None:
     public = Share(tree / "d", token="")
     assert (public.start, public.ask("/a.txt").body) == ("/", b"a")
     public.instance.stop()
+
+
+def test_a_directory_is_an_archive_too(tree: Path) -> None:
+    for shared, target, names in (
+        (Share(tree / "d"), "/secret/", ["files/", "files/a.txt", "files/in", "files/sub/"]),
+        (Share(tree / "d", tree / "f.bin"), "/secret/d/", ["d/", "d/a.txt", "d/in", "d/sub/"]),
+        (
+            Share(tree / "d", tree / "f.bin"),
+            "/secret/",
+            ["files/", "files/d/", "files/d/a.txt", "files/d/in", "files/d/sub/", "files/f.bin"],
+        ),
+    ):
+        assert b'href="?zip"' in shared.ask(target).body
+        transport = connect(shared.factory, Transport())
+        transport.protocol.dataReceived(b"GET %b?zip HTTP/1.0\r\n\r\n" % target.encode())
+        with ZipFile(BytesIO(transport.value().partition(b"\r\n\r\n")[2])) as archive:
+            assert archive.namelist() == names
+        assert [each.complete for each in shared.sent] == [False, True]
+        shared.instance.stop()
+
+
+def test_nothing_is_written_to_the_disk(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tree / "temporary"))
+    shared = Share(tree / "d", tree / "f.bin")
+    assert json.loads(shared.ask("/secret/?json").body)["total"] == 2
+    assert not (tree / "temporary").exists()
+    shared.instance.stop()
 
 
 def test_links_of_a_listing_stay_below_the_token(tree: Path) -> None:

@@ -27,6 +27,8 @@ NAMES = {
     # For those who run coroutines themselves (docs.python.org/3/library/asyncio-extending.html).
     "_enter_task": ("asyncio.tasks", "let a coroutine that is no task be the current task"),
     "_leave_task": ("asyncio.tasks", "let it be that no more"),
+    # Python 3.13 has a public name for it.
+    "_compresslevel": ("zipfile.ZipInfo", "compress the texts in an archive, and nothing else"),
     # Ports and transports of netsvc.reactor are Twisted's, with some methods replaced.
     "_accept": ("socket.socket", "accept without asking the system for the kind of each socket"),
     "_addressType": ("twisted.internet.tcp.Server", "make the addresses of IPv6 connections"),

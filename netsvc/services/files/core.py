@@ -19,6 +19,7 @@ from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
 from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
 from netsvc.services.files.access import FilesAccess
+from netsvc.services.files.archive import ArchiveLimits, Tree
 from netsvc.services.files.coding import ENDINGS, IDENTITY
 from netsvc.services.files.digest import Digests
 from netsvc.services.files.download import Shares
@@ -27,7 +28,7 @@ from netsvc.services.files.headers import cache_control, origins
 from netsvc.services.files.media_type import charset
 from netsvc.services.files.names import readings, shown
 from netsvc.services.files.receipt import Receipts
-from netsvc.services.files.root import LINKS, OutsideError, Root
+from netsvc.services.files.root import LINKS, Directory, OutsideError, Root
 from netsvc.services.files.small import SmallFile, SmallFiles
 from netsvc.services.files.transport import HalfClosed
 
@@ -152,6 +153,16 @@ class FilesOptions(Options):
             "Serve HTTP only to users in this file, lines USER:HASH of `netsvc passwd`",
             shown_as("FILE", _path),
         ],
+        [
+            "archives",
+            None,
+            4,
+            "Directories that are sent as zip or tar archives at a time, half of them to one address; 0: none",
+            whole_number(0, 100),
+        ],
+        ["archive-size", None, 16 * 1024**3, "The most bytes of the files of an archive", byte_count(1, 1024**5)],
+        ["archive-entries", None, 50_000, "The most files and directories of an archive", whole_number(1, 1_000_000)],
+        ["archive-time", None, 3600.0, "Seconds in which an archive must have been sent", seconds(1, 86400)],
         ["tftp-ports", None, None, "The UDP ports of TFTP transfers (default: any)", shown_as("FIRST-LAST", _ports)],
         ["tftp-transfers", None, 500, "TFTP transfers at a time", whole_number(1, 60_000)],
         ["tftp-peer", None, 100, "TFTP transfers of one address at a time", whole_number(1, 60_000)],
@@ -166,7 +177,10 @@ class FilesOptions(Options):
         ["no-listing", None, "Do not list directories over HTTP"],
         ["plain-passwords", None, "Take tokens and passwords without TLS, from other machines, too"],
     ]
-    limits = ("name-limit", "quiet", "downloads", "stall", "tftp-transfers", "tftp-peer")
+    limits = (
+        *("name-limit", "quiet", "downloads", "stall", "archives", "archive-size", "archive-entries", "archive-time"),
+        *("tftp-transfers", "tftp-peer"),
+    )
 
     #: The root's absolute path: the process may change its directory before it opens the root.
     root_path: str
@@ -257,6 +271,10 @@ class FilesCore:
         self.charset: bytes = options["charset"].encode("ascii")
         self._download_limit: int = options["downloads"]
         self._stall: float = options["stall"]
+        self.stall = self._stall
+        self.archives: int = options["archives"] if self.lists else 0
+        self.archive_limits = ArchiveLimits(options["archive-size"], options["archive-entries"])
+        self.archive_time: float = options["archive-time"]
         self.tftp_ports: range | None = options["tftp-ports"]
         self.tftp_transfers: int = options["tftp-transfers"]
         self.tftp_peer: int = options["tftp-peer"]
@@ -375,8 +393,8 @@ class FilesCore:
         """
         return self._found(name, self.open)
 
-    def find_directory(self, name: bytes) -> tuple[int, bytes]:
-        """Open the directory that a requested name means, to list it; return its descriptor and path, as `find`."""
+    def find_directory(self, name: bytes) -> tuple[Directory, bytes]:
+        """Open the directory that a requested name means, to list it; return it and its path, as `find`."""
         return self._found(name, self._open_directory) if name else (self._open_directory(b"."), b"")
 
     def _found(self, name: bytes, opening: Callable[[bytes], T]) -> tuple[T, bytes]:
@@ -433,8 +451,24 @@ class FilesCore:
         self._open[file] = self.context.reactor.seconds()
         return file
 
-    def _open_directory(self, name: bytes) -> int:
+    def _open_directory(self, name: bytes) -> Directory:
         return self._opened(name, lambda root: root.open_directory(name))
+
+    def directory_path(self, name: bytes) -> bytes:
+        """Return the path of the directory that a requested name means, with a slash; empty for the root. As `find`."""
+        directory, path = self.find_directory(name)
+        directory.close()
+        return path.strip(b"/") + b"/" if path.strip(b"/") else b""
+
+    def tree(self) -> Tree:
+        """Return what an archive is made of. The caller closes its root. Raises `FileRefusedError`."""
+        root = self._opened(b".", lambda root: root)
+        root.hold()
+        return Tree(root, lambda name: _regular(root.open(name)), self.shows, self.text_of)
+
+    def text_of(self, name: bytes) -> str:
+        """Return a name as text."""
+        return self.shown(name).decode("utf-8", "replace")
 
     def follow(self, name: bytes) -> os.stat_result | None:
         """Return the status of the file or directory at a path below the root; None if it is not served."""
@@ -442,7 +476,11 @@ class FilesCore:
             try:
                 descriptor = self._opened(name, lambda root: root.open(name))
             except DirectoryError:
-                descriptor = self._open_directory(name)
+                directory = self._open_directory(name)
+                try:
+                    return directory.status()
+                finally:
+                    directory.close()
         except FileRefusedError:
             return None
         try:

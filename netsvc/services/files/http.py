@@ -21,6 +21,8 @@ from twisted.python.failure import Failure
 from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
 from netsvc.http.request import Request, RequestLimits
 from netsvc.services.files.access import GuardedSite
+from netsvc.services.files.archive import KINDS
+from netsvc.services.files.archives import Archives
 from netsvc.services.files.coding import accepted_codings
 from netsvc.services.files.conditions import (
     Validator,
@@ -36,6 +38,7 @@ from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefuse
 from netsvc.services.files.headers import CrossOrigin
 from netsvc.services.files.listing import POLICY, Entry, Query, Source, make_listing, parse_query
 from netsvc.services.files.media_type import MARK_SIZE, media_type, with_charset
+from netsvc.services.files.root import Directory
 from netsvc.services.files.small import SmallFile, identity
 
 LIMITS = RequestLimits(target=8192, head=16384, headers=100, body=0)
@@ -60,6 +63,8 @@ _buffer = bytearray(SMALL)
 
 #: Directories that are listed at once; more wait for their turn, so many at most.
 AT_ONCE, MOST_WAITING = 2, 64
+#: The queries that ask for an archive of a directory, not a list.
+_ARCHIVES = {kind.encode("ascii"): kind for kind in KINDS}
 _VARIED = {"Cache-Control": "no-cache", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
 _LISTING_HEAD = header_lines({"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY, **_VARIED})
 _JSON_HEAD = header_lines({"Content-Type": "application/json", **_VARIED})
@@ -86,6 +91,7 @@ class FilesSite:
     def __init__(self, core: FilesCore) -> None:
         self._core = core
         self._listings = Listings(core)
+        self._archives = Archives(core)
         self._cross = CrossOrigin(core.cors) if core.cors else None
         #: Headers with which an answer can be another one than without.
         self._special = _CONDITIONS | {_WANTS_DIGEST}
@@ -131,7 +137,10 @@ class FilesSite:
                 except FileRefusedError:
                     if not core.lists or _asks_checksum(request):
                         raise
-                    self._listings.answer(answer, name)
+                    if (kind := _ARCHIVES.get(request.query)) is not None:
+                        self._archives.answer(answer, name, kind)
+                    else:
+                        self._listings.answer(answer, name)
                     return
             else:
                 file, path = self._core.find(name)
@@ -160,7 +169,7 @@ class FilesSite:
                 answer.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "changed or cannot be read", {"Retry-After": "1"})
                 return
             if as_json:
-                fields = {"name": _text_of(self._core, name), "sha256": digest.hex(), "size": size}
+                fields = {"name": self._core.text_of(name), "sha256": digest.hex(), "size": size}
                 answer.send_text(json.dumps(fields).encode("ascii") + b"\n", path, _JSON_HEAD, "checksum")
             else:
                 answer.send_text(checksum_line(digest, name), path, _CHECKSUM_HEAD, "checksum")
@@ -194,12 +203,12 @@ class Listings:
             query = replace(query, as_json=True)
         if len(self._turns.waiting) >= MOST_WAITING:
             raise FileBusyError("too many listings")
-        descriptor, path = self._core.find_directory(name)
+        directory, path = self._core.find_directory(name)
         path = path.strip(b"/") + b"/" if path.strip(b"/") else b""
-        made = self._turns.run(self._in_thread, descriptor, path, query)
+        made = self._turns.run(self._in_thread, directory, path, query)
         made.addCallbacks(answer.send_listing, answer.fail, callbackArgs=(path, query.as_json))
 
-    def _in_thread(self, descriptor: int, path: bytes, query: Query) -> Deferred[bytes]:
+    def _in_thread(self, directory: Directory, path: bytes, query: Query) -> Deferred[bytes]:
         core, reactor = self._core, self._core.context.reactor
 
         def follow(name: bytes) -> Entry | None:
@@ -209,15 +218,11 @@ class Listings:
             is_directory = S_ISDIR(status.st_mode)
             return Entry(name, is_directory, 0 if is_directory else status.st_size, status.st_mtime)
 
-        source = Source(path, core.shows, follow, partial(_text_of, core))
-        make = partial(make_listing, descriptor, query, source)
+        source = Source(path, core.shows, follow, core.text_of, tuple(KINDS) if core.archives else ())
+        make = partial(make_listing, directory, query, source)
         if not hasattr(reactor, "getThreadPool"):
             return maybeDeferred(make)
         return deferToThreadPool(reactor, reactor.getThreadPool(), make)
-
-
-def _text_of(core: FilesCore, name: bytes) -> str:
-    return core.shown(name).decode("utf-8", "replace")
 
 
 def _asks_checksum(request: Request) -> bool:
@@ -272,6 +277,11 @@ class FileAnswer:
         if not self._exchange.status:
             self._name = path
             self._record("client went away", 0)
+
+    def ended(self, name: bytes, result: str, size: int) -> None:
+        """Record an answer that is made elsewhere: of `name`, with so many bytes."""
+        self._name = name
+        self._record(result, size)
 
     def fail(self, failure: Failure) -> None:
         """Answer that a directory cannot be read."""

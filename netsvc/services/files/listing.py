@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,8 @@ from html import escape
 from importlib.resources import files
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote_from_bytes, urlencode
+
+from netsvc.services.files.root import Directory
 
 #: Entries of a page of HTML, and of one answer as JSON.
 PAGE_SIZE, JSON_SIZE = 1000, 10_000
@@ -85,13 +86,15 @@ class Source(NamedTuple):
     """What a listing is made of besides the directory.
 
     `path` is that of the directory, with a slash at its end, or empty. `shows` returns whether a name is listed,
-    `follow` the entry that a symbolic link is, if it is served, and `text_of` a name as text.
+    `follow` the entry that a symbolic link is, if it is served, and `text_of` a name as text. `archives` are the kinds
+    of archives that the directory can be downloaded as.
     """
 
     path: bytes
     shows: Callable[[bytes], bool]
     follow: Callable[[bytes], Entry | None]
     text_of: Callable[[bytes], str]
+    archives: Sequence[str] = ()
 
 
 class _Page(NamedTuple):
@@ -122,52 +125,50 @@ def parse_query(text: bytes) -> Query:
     return Query(sort, order == "desc", search, int(page), "json" in values)
 
 
-def make_listing(descriptor: int, query: Query, source: Source) -> bytes:
-    """List the directory of a descriptor, and close it; return HTML or JSON. Raises `OSError`."""
+def make_listing(directory: Directory, query: Query, source: Source) -> bytes:
+    """List a directory, and close it; return HTML or JSON. Raises `OSError`."""
     size = JSON_SIZE if query.as_json else PAGE_SIZE
     shown = slice((query.page - 1) * size, query.page * size)
     text_of = source.text_of
     try:
-        found, is_complete = _scan(descriptor, query, source)
+        found, is_complete = _scan(directory, query, source)
         if query.sort == "name":
             found.sort(key=lambda each: (not each[1], text_of(each[0]).casefold(), each[0]), reverse=query.descending)
             total = len(found)
-            entries = _looked_at(descriptor, found[shown], source.follow)
+            entries = _looked_at(directory, found[shown], source.follow)
         else:
-            entries = _looked_at(descriptor, found, source.follow)
+            entries = _looked_at(directory, found, source.follow)
             entries.sort(key=(lambda each: each.size) if query.sort == "size" else (lambda each: each.modified))
             if query.descending:
                 entries.reverse()
             total = len(entries)
             entries = entries[shown]
     finally:
-        os.close(descriptor)
+        directory.close()
     page = _Page(entries, total, max(1, -(-total // size)), is_complete)
     return (_json if query.as_json else _html)(page, query, source)
 
 
-def _scan(descriptor: int, query: Query, source: Source) -> tuple[list[tuple[bytes, bool]], bool]:
+def _scan(directory: Directory, query: Query, source: Source) -> tuple[list[tuple[bytes, bool]], bool]:
     """Return the names that are listed, with whether they are directories, and whether these are all."""
     wanted = query.search.casefold()
     found: list[tuple[bytes, bool]] = []
-    with os.scandir(descriptor) as entries:
-        for number, entry in enumerate(entries):
-            if number == MOST_ENTRIES:
-                return found, False
-            name = os.fsencode(entry.name)
-            if source.shows(name) and (not wanted or wanted in source.text_of(name).casefold()):
-                found.append((name, entry.is_dir(follow_symlinks=False)))
+    for number, (name, is_directory) in enumerate(directory.entries()):
+        if number == MOST_ENTRIES:
+            return found, False
+        if source.shows(name) and (not wanted or wanted in source.text_of(name).casefold()):
+            found.append((name, is_directory))
     return found, True
 
 
 def _looked_at(
-    descriptor: int, names: Sequence[tuple[bytes, bool]], follow: Callable[[bytes], Entry | None]
+    directory: Directory, names: Sequence[tuple[bytes, bool]], follow: Callable[[bytes], Entry | None]
 ) -> list[Entry]:
     """Look at entries; drop what is neither a file nor a directory, and what has gone meanwhile."""
     entries = []
     for name, _ in names:
         try:
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            status = directory.status_of(name)
         except OSError:
             continue
         if stat.S_ISLNK(status.st_mode):
@@ -188,6 +189,7 @@ def _json(page: _Page, query: Query, source: Source) -> bytes:
         "page": query.page,
         "pages": page.pages,
         "complete": page.is_complete,
+        "archives": {kind: f"?{kind}" for kind in source.archives},
         "entries": [
             {
                 "name": text_of(each.name),
@@ -230,6 +232,9 @@ def _html(page: _Page, query: Query, source: Source) -> bytes:
         moves.append(f'<a rel="next" href="{escape(query.written(page=query.page + 1))}">next</a>')
     if page.pages > 1:
         moves.insert(0, f"page {query.page} of {page.pages}")
+    if source.archives:
+        links = " or ".join(f'<a rel="nofollow" href="?{kind}">{kind}</a>' for kind in source.archives)
+        moves.append(f"download all as {links}")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">

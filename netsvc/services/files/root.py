@@ -16,8 +16,9 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Any
 
 #: In case that a file is replaced after the look at it. O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -111,6 +112,31 @@ def openat2_supported(directory: int, machine: str = platform.machine()) -> bool
     return True
 
 
+class Directory:
+    """An open directory whose entries are listed. Every method raises `OSError`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def entries(self) -> Iterator[tuple[bytes, bool]]:
+        """Yield each name, with whether it is a directory; a link to one is not."""
+        with os.scandir(self._descriptor) as found:
+            for each in found:
+                yield os.fsencode(each.name), each.is_dir(follow_symlinks=False)
+
+    def status_of(self, name: bytes) -> os.stat_result:
+        """Return the status of an entry, of a link itself."""
+        return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+
+    def status(self) -> os.stat_result:
+        """Return the status of the directory."""
+        return os.fstat(self._descriptor)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+
 class Root:
     """A directory that names are opened below. It stays the same one until `close`, even if it is renamed.
 
@@ -122,6 +148,7 @@ class Root:
         self, path: str, *, links: str = "inside", resolve: Callable[[int, bytes, int], int] | None = open_beneath
     ) -> None:
         self.descriptor = os.open(path, DIRECTORY_FLAGS)
+        self._holders = 1
         try:
             effective = os.access in os.supports_effective_ids
             if not os.access(".", os.R_OK | os.X_OK, dir_fd=self.descriptor, effective_ids=effective):
@@ -136,8 +163,17 @@ class Root:
             os.close(self.descriptor)
             raise
 
+    def hold(self) -> None:
+        """Keep the directory open until `close` has been called once more."""
+        self._holders += 1
+
     def close(self) -> None:
-        """Close the directory."""
+        """Close the directory, unless somebody holds it."""
+        self._holders -= 1
+        if not self._holders:
+            self._close()
+
+    def _close(self) -> None:
         os.close(self.descriptor)
 
     def open(self, name: bytes) -> int:
@@ -151,9 +187,17 @@ class Root:
         """
         return self._opened(name, READ_FLAGS, is_directory=False)
 
-    def open_directory(self, name: bytes) -> int:
-        """Open the directory `name`, to list it, and return the descriptor. Raises as `open` does."""
-        return self._opened(name.rstrip(b"/") or b".", LIST_FLAGS, is_directory=True)
+    def open_directory(self, name: bytes) -> Directory:
+        """Open the directory `name`, to list it. Raises as `open` does."""
+        return Directory(self._opened(name.rstrip(b"/") or b".", LIST_FLAGS, is_directory=True))
+
+    def names(self, name: bytes, most: int) -> tuple[list[bytes], os.stat_result]:
+        """Return the names in the directory `name`, one more than `most` at most, and its status. Raises as `open`."""
+        directory = self.open_directory(name)
+        try:
+            return [each for each, _ in islice(directory.entries(), most + 1)], directory.status()
+        finally:
+            directory.close()
 
     def status(self, name: bytes) -> os.stat_result:
         """Return the status of what `name` leads to; a name without a slash is not followed if it is a link.

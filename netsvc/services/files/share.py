@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from http import HTTPStatus
 from pathlib import Path
+from stat import S_IFDIR, S_IFLNK
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -22,7 +23,7 @@ from netsvc.service import Service
 from netsvc.services.files.core import FilesCore, FilesOptions
 from netsvc.services.files.file import OpenFile
 from netsvc.services.files.http import LIMITS, TIMES, FilesSite
-from netsvc.services.files.root import LIST_FLAGS, Root
+from netsvc.services.files.root import Directory, Root
 
 #: Clients and files whose parts are added up.
 MOST_PARTS = 1000
@@ -64,17 +65,40 @@ class ShareObserver:
     answered: Callable[[Sent], object]
 
 
+class SharedEntries(Directory):
+    """The directory of what is shared, which is on no disk: its entries are like links."""
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        self._names = names
+        self._modified = int(time.time())
+
+    def entries(self) -> Iterator[tuple[bytes, bool]]:
+        """See `Directory.entries`."""
+        return ((name, False) for name in self._names)
+
+    def status_of(self, name: bytes) -> os.stat_result:
+        """See `Directory.status_of`."""
+        return self._status(S_IFLNK | 0o777)
+
+    def status(self) -> os.stat_result:
+        """See `Directory.status`."""
+        return self._status(S_IFDIR | 0o755)
+
+    def _status(self, mode: int) -> os.stat_result:
+        return os.stat_result((mode, 0, 0, 1, 0, 0, 0, *(self._modified,) * 3))
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class SharedRoot(Root):
     """Files and directories from anywhere as the entries of one directory, which has nothing else. Raises `OSError`."""
 
     def __init__(self, shared: Mapping[bytes, str]) -> None:
-        # The entries of an empty directory on the disk are listed; they lead nowhere.
-        self._directory = tempfile.TemporaryDirectory(prefix="netsvc-share-")
+        self._holders = 1
         self._entries: dict[bytes, tuple[Root, bytes]] = {}
         try:
-            super().__init__(self._directory.name)
             for name, path in shared.items():
-                os.symlink("shared by netsvc", os.path.join(os.fsencode(self._directory.name), name))
                 real = os.path.realpath(path)
                 if os.path.isdir(real):
                     self._entries[name] = (Root(real), b"")
@@ -82,15 +106,11 @@ class SharedRoot(Root):
                     directory, file = os.path.split(real)
                     self._entries[name] = (Root(directory), os.fsencode(file))
         except BaseException:
-            self._directory.cleanup()
-            for root, _ in self._entries.values():
-                root.close()
+            self._close()
             raise
+        self._top = SharedEntries(self._entries)
 
-    def close(self) -> None:
-        """Close all of it."""
-        super().close()
-        self._directory.cleanup()
+    def _close(self) -> None:
         for root, _ in self._entries.values():
             root.close()
 
@@ -106,10 +126,10 @@ class SharedRoot(Root):
         root, rest = self._entry(name)
         return root.status(rest)
 
-    def open_directory(self, name: bytes) -> int:
+    def open_directory(self, name: bytes) -> Directory:
         """Open a directory to list it; see `Root.open_directory`."""
         if not name.strip(b"/."):
-            return os.open(self._directory.name, LIST_FLAGS)
+            return self._top
         root, rest = self._entry(name)
         return root.open_directory(rest)
 
@@ -176,7 +196,7 @@ class ShareCore(FilesCore):
         self._parts[part] = total = self._parts.pop(part, 0) + size
         _forget_oldest(self._parts)
         whole = status == 200 or total >= self._sizes.get(name, total + 1)
-        complete = result == "sent" and whole
+        complete = result.startswith("sent") and whole
         if complete:
             del self._parts[part]
         seconds = self.context.reactor.seconds() - started
