@@ -93,7 +93,7 @@ def test_by_itself_it_lets_through_what_the_documents_promise() -> None:
         passed.clear()
     flood.close()
     document = Path(__file__).parents[2].joinpath("docs/reference/log.md").read_text("utf-8")
-    assert f"{MOST_RECORDS:,} a second, after quieter ones {AT_ONCE:,} at once" in " ".join(document.split())
+    assert f"{MOST_RECORDS:,} a second" in document and f"{AT_ONCE:,} at once" in document
 
 
 def test_it_has_room_for_all_that_may_be_there_by_default() -> None:

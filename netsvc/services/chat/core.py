@@ -242,10 +242,10 @@ class ChatCore:
 
     def _reserve(self, options: ChatOptions) -> None:
         #: The keys of the accounts that operate the whole chat.
-        self.server_operators = frozenset(map(name_key, options["operators"]))
-        self._reserved = reserved_names(options["reserved"])
+        self.server_operators = frozenset(map(name_key, options["operators"] or ()))
+        self._reserved = reserved_names(options["reserved"] or ())
         # Of an operator's name that is not registered yet, anyone could make an operator's account.
-        self._reserved_elsewhere = reserved_names([*options["reserved"], *options["operators"]])
+        self._reserved_elsewhere = reserved_names([*(options["reserved"] or ()), *(options["operators"] or ())])
 
     def _reserved_for(self, member: Member) -> NameIndex[str]:
         """Return the names that a member cannot have. A client on this machine can have an operator's."""
