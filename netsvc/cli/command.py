@@ -31,7 +31,7 @@ SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "talk": ("netsvc.cli.talk:command", "Send lines to a server and print its answers."),
     "share": ("netsvc.cli.share:command", "Share files and directories over HTTP until Ctrl-C."),
     "passwd": ("netsvc.cli.passwd:command", "Write a line with the name of a user and the hash of a password."),
-    "get": ("netsvc.cli.get:command", "Download files, over HTTP or from a files service."),
+    "get": ("netsvc.cli.get:command", "Download files, over HTTP or TFTP, or from a files service."),
     "chat": ("netsvc.cli.chat:command", "Join a chat server."),
 }
 

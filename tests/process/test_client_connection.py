@@ -184,7 +184,7 @@ class TestTls:
 
         with stream_server(answer, context) as port:
             assert converse(f"tls:localhost:{port}", talk, trusting) == b"line\n"
-            with pytest.raises(ClientError, match=r"not trusted \(ip address mismatch.*--ca FILE"):
+            with pytest.raises(ClientError, match="another name"):
                 converse(f"tls:127.0.0.1:{port}", talk, trusting)
             with pytest.raises(ClientError, match=r"not trusted \(self-signed certificate\); .*--ca"):
                 converse(f"tls:localhost:{port}", talk, ssl.create_default_context())
