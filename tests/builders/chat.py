@@ -24,7 +24,7 @@ from netsvc.services.chat.events import Event, Said, Several
 from netsvc.services.chat.line import LineChat
 from netsvc.services.chat.names import name_key
 from netsvc.services.chat.options import ChatOptions
-from netsvc.services.chat.store.interface import AccountRecord, Kept
+from netsvc.services.chat.store.interface import AccountRecord, Kept, Store
 from netsvc.services.chat.wording import line_form, wording
 
 #: That of each account.
@@ -39,12 +39,12 @@ def account(name: str, password: str = PASSWORD) -> AccountRecord:
     return AccountRecord(name_key(name), name, f"$scrypt$ln=1,r=1,p=1${'$'.join(texts)}")
 
 
-def build_core(**chosen: object) -> ChatCore:
+def build_core(store: Store | None = None, **chosen: object) -> ChatCore:
     """A core whose options are the defaults and `chosen` (with _ for -), and whose clock is a `Clock`."""
     options = parse_settings(ChatOptions, {name.replace("_", "-"): value for name, value in chosen.items()})
     assert isinstance(options, ChatOptions)
     clock = Clock()
-    core = ChatCore(options, Context(clock, Logger()), clock.seconds)
+    core = ChatCore(options, Context(clock, Logger()), clock.seconds, store)
     core.start()
     return core
 

@@ -77,7 +77,8 @@ def test_logging_out_makes_a_guest(core: ChatCore) -> None:
 def test_a_name_is_registered_and_its_password_changed() -> None:
     core = build_core()
     bob = Person(core, "bob")
-    assert states(bob.does(f"/register {PASSWORD}")[0], "bob")
+    answers = bob.does(f"/register {PASSWORD}")
+    assert states(answers[0], "bob") and states(answers[1], "restarted")
     record = core.accounts.get("bob")
     assert record is not None and record.password.startswith("$scrypt$") and PASSWORD not in repr(record)
     assert states(bob.does(f"/register {PASSWORD}")[0], "bob")

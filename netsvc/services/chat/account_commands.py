@@ -37,12 +37,13 @@ class Speaker(Protocol):
 def _register(conversation: Speaker, password: str) -> Deferred[None]:
     _check_confidential(conversation)
     member = conversation.member
-    registering = conversation.core.register(member, password)
-    return registering.addCallback(
-        lambda _: conversation.notice(
-            f"the name {member.name} is yours now; next time, say /login {member.name} PASSWORD"
-        )
-    )
+
+    def registered(_result: None) -> None:
+        conversation.notice(f"the name {member.name} is yours now; next time, say /login {member.name} PASSWORD")
+        if not conversation.core.archive.store.is_lasting:
+            conversation.notice("this chat keeps nothing: accounts end when the server is restarted")
+
+    return conversation.core.register(member, password).addCallback(registered)
 
 
 def _login(conversation: Speaker, text: str) -> Deferred[None]:

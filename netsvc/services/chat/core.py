@@ -47,7 +47,7 @@ from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
 from netsvc.services.chat.room import LOBBY, ChatRoom, Member
 from netsvc.services.chat.rules import Role, Rules
-from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, RoomRecord
+from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, RoomRecord, Store
 from netsvc.services.chat.store.open import build_store, store_limits
 from netsvc.services.chat.text import clean_text, is_visible
 
@@ -202,7 +202,13 @@ class ChatCore:
     others raise `CongestedError` if one of these is behind, and then have changed nothing either.
     """
 
-    def __init__(self, options: ChatOptions, context: Context, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        options: ChatOptions,
+        context: Context,
+        now: Callable[[], float] = time.time,
+        store: Store | None = None,
+    ) -> None:
         self.options = options
         self.context = context
         #: The time in seconds since 1970, for what is shown and kept.
@@ -220,7 +226,7 @@ class ChatCore:
         self.foreign = Bucket(1, 10, context.reactor.seconds())
         self.congestion = Congestion(context.reactor, options["send-rate"])
         self.archive = Archive(
-            build_store(options, context, now),
+            store or build_store(options, context, now),
             store_limits(options),
             self.delivery,
             context.reactor,

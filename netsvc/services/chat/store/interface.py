@@ -178,6 +178,10 @@ class Store(Protocol):
         """What survives what, in one line for the log: the worth of an acknowledgement."""
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether anything survives the process."""
+
+    @property
     def is_behind(self) -> bool:
         """Whether so much waits to be kept that senders must be slowed. The store refuses what is far beyond."""
 

@@ -51,6 +51,7 @@ class MemoryStore:
     """Keeps everything in memory. Every answer is immediate."""
 
     worth = "messages are in memory only: a restart forgets them"
+    is_lasting = False
     is_behind = False
 
     def __init__(self, limits: StoreLimits | None = None, now: Callable[[], float] = time.time) -> None:

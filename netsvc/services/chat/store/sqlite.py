@@ -97,6 +97,8 @@ class SqliteStore:
     acknowledged message survives a loss of power as well. `work` runs what blocks; by default it is a `Thread`.
     """
 
+    is_lasting = True
+
     def __init__(
         self,
         path: str,
