@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import codecs
 import locale
 import os
 import select
 import sys
+import termios
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from netsvc.cli.errors import ClientError, LeaveError, OutputClosedError, reason
 __all__ = [
     "LINE_LIMIT",
     "PIECE",
+    "DumbTerminal",
     "EditingTerminal",
     "Line",
     "LineBuffer",
@@ -37,6 +40,12 @@ _CHUNK = 65536
 
 #: Characters. A longer line is shown in pieces of this length.
 PIECE = 65536
+
+#: Keys of a terminal without escape sequences.
+_ERASE, _ERASE_LINE, _END = ("\x7f", "\b"), "\x15", "\x04"
+#: Of its line being typed, when received lines are shown above it. A longer one stays where it is, and is written
+#: again.
+_WIDEST = 79
 
 
 def make_safe(text: str) -> str:
@@ -300,6 +309,74 @@ class EditingTerminal(Terminal):
             raise LeaveError from None
 
 
+class DumbTerminal(Terminal):
+    """A terminal without escape sequences (`TERM=dumb`); received lines appear above the line being typed.
+
+    The kernel neither echoes nor collects what is typed, so that the line can be moved out of the way: it is
+    overwritten with spaces, which needs only the carriage return. Backspace removes a character, Ctrl-U the line.
+    """
+
+    by_line = True
+
+    def __init__(self, source: int, sink: int, encoding: str = "utf-8") -> None:
+        import wcwidth
+
+        super().__init__(source, sink, encoding)
+        self._typed = ""
+        self._widths = wcwidth
+        before = termios.tcgetattr(source)
+        raw: list[Any] = list(before)
+        raw[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(source, termios.TCSADRAIN, raw)
+        atexit.register(termios.tcsetattr, source, termios.TCSADRAIN, before)
+
+    def _split(self, text: str) -> None:
+        for character in text:
+            if character in "\r\n":
+                self._enter()
+            elif character in _ERASE:
+                self._erase(self._typed[: self._widths.grapheme_boundary_before(self._typed, len(self._typed))])
+            elif character == _ERASE_LINE:
+                self._erase("")
+            elif character == _END and not self._typed:
+                self._input_ended = True
+            elif character.isprintable() and len(self._typed) < LINE_LIMIT:
+                self._typed += character
+                self._write(character)
+        if self._input_ended and self._typed:
+            self._enter()
+
+    def _enter(self) -> None:
+        self._write("\n")
+        self._lines.append(Line(self._typed))
+        self._typed = ""
+
+    def _erase(self, left: str) -> None:
+        self._hide()
+        self._typed = left
+        self._write(left)
+
+    def _hide(self) -> None:
+        """Overwrite the line being typed; leave a long one, and go to the next line."""
+        width = self._widths.wcswidth(make_safe(self._typed))
+        if 0 <= width <= _WIDEST:
+            self._write("\r" + " " * width + "\r" if width else "")
+        else:
+            self._write("\n")
+
+    async def show(self, text: str) -> None:
+        """Write complete lines above the line being typed."""
+        self._hide()
+        self._write(text + self._typed)
+
+    async def notice(self, text: str) -> None:
+        """Write a message above the line being typed."""
+        await self.show(f"netsvc: {text}\n")
+
+    def _write(self, text: str) -> None:
+        self.write(text.encode(self.encoding, "backslashreplace"))
+
+
 def _encoding() -> str:
     # `locale.getencoding` ignores Python's UTF-8 mode, which is on in the C locale.
     return "utf-8" if sys.flags.utf8_mode else locale.getencoding()
@@ -316,10 +393,15 @@ def _descriptor(stream: Any) -> int | None:
 
 
 def open_terminal(words: Sequence[str] = ()) -> Terminal:
-    """Return the terminal for the standard streams; if both are terminals, with line editing that completes `words`."""
+    """Return the terminal for the standard streams; if both are terminals, with line editing.
+
+    It completes `words`, where the terminal has escape sequences.
+    """
     source, sink = _descriptor(sys.stdin), _descriptor(sys.stdout)
     encoding = _encoding()
     if source is not None and sink is not None and os.isatty(source) and os.isatty(sink):
+        if os.environ.get("TERM", "dumb") == "dumb":
+            return DumbTerminal(source, sink, encoding)
         return EditingTerminal(source, sink, encoding, words)
     return Terminal(source, sink, encoding)
 

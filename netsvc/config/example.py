@@ -28,6 +28,8 @@ _SERVED = ("echo", "chat")
 #: Values for options without a default.
 _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("chat", "store"): "sqlite:chat.sqlite",
+    ("chat", "reserved"): "boss, chief",
+    ("chat", "operators"): "alice",
     ("files", "root"): ".",
     ("files", "cache-control"): "public, max-age=3600",
     ("files", "cors"): "https://example.org",

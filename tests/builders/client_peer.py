@@ -122,12 +122,12 @@ def netsvc(*words: str, feed: bytes = b"", cwd: Path | None = None) -> subproces
 class OnTerminal:
     """The command in a process of its own, on a terminal."""
 
-    def __init__(self, *words: str, cwd: Path | None = None) -> None:
+    def __init__(self, *words: str, cwd: Path | None = None, kind: str = "xterm") -> None:
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (40, 100))
         environment = {
             **os.environ,
-            "TERM": "xterm",
+            "TERM": kind,
             "PROMPT_TOOLKIT_NO_CPR": "1",
             "PYTHONIOENCODING": "utf-8",
             "LC_ALL": "C.UTF-8",
@@ -155,6 +155,10 @@ class OnTerminal:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
         os.close(self._master)
+
+    def echoes(self) -> bool:
+        """Tell whether the terminal shows what is typed by itself, as a shell left it."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
 
     def type(self, text: str) -> None:
         """Press these keys."""

@@ -235,3 +235,38 @@ class TestGet:
         with stream_server(serve) as port, OnTerminal("get", str(port), "x", "-o", "-", cwd=tmp_path) as terminal:
             assert terminal.end() == 0
             assert terminal.seen == "\\x1b[2Jtext\\r\r\n"
+
+
+class TestDumb:
+    """A terminal without escape sequences gets none."""
+
+    def test_what_arrives_is_above_the_line_being_typed(self) -> None:
+        lines = []
+
+        def serve(connection: socket.socket) -> None:
+            read_line(connection)
+            connection.sendall("你好\n".encode())
+            lines.append(read_line(connection))
+            connection.recv(1)
+
+        with stream_server(serve) as port, OnTerminal("talk", str(port), kind="dumb") as terminal:
+            terminal.read_until("leaves")
+            terminal.type("go\n")
+            terminal.type("half学x\x7f")
+            seen = terminal.read_until("你好\r\n") + terminal.read_until("half学")
+            terminal.type(" line\n")
+            seen += terminal.read_until("line\r\n")
+            terminal.type("lost\x15\x04")
+            assert terminal.end() == 0
+            seen += terminal.seen
+        assert lines == ["half学 line\n".encode()]
+        assert "\x1b" not in seen
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_gives_the_terminal_back(self, number: signal.Signals, status: int) -> None:
+        with stream_server(echo) as port, OnTerminal("talk", str(port), kind="dumb") as terminal:
+            terminal.read_until("leaves")
+            terminal.process.send_signal(number)
+            assert terminal.end() == status
+            assert "Traceback" not in terminal.seen
+            assert terminal.echoes()
