@@ -37,8 +37,8 @@ SAMPLES = {
     "chat": {"line": [b"hello\n/nick ann\n/who\n/quit\n", "你好\r\n".encode("gbk")]},
     "files": {"classic": [b"one.txt\n", b"none\r\n", "名.txt".encode()]},
 }
-#: What they do, and must.
-ALLOWED = {"reply": ("tcp split", "empty-datagram")}
+#: What they do, and must: a chat answers with the line end of its client as far as that is known.
+ALLOWED = {"reply": ("tcp split", "empty-datagram"), "chat": ("line split",)}
 #: What a `Parrot` is found to do.
 HABITS = ("half-close", "slow-reader")
 
