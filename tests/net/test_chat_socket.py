@@ -207,8 +207,9 @@ def test_those_who_read_get_all_that_is_sent_in_one_turn(
     callers = []
     for _ in range(4 + talkers):
         caller = yield here.call_tls(certificate) if tls else here.call_tcp()
-        yield caller.sees(b"lobby")
         callers.append(caller)
+    # Each is in the lobby after a moment of silence.
+    yield gatherResults([caller.sees(b"lobby") for caller in callers])
     texts = [f"{number:02}{'x' * 4088}" for number in range(lines)]
     for caller in callers[4:]:
         caller.transport.write("".join(f"{text}\n" for text in texts).encode())
