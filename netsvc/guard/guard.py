@@ -123,6 +123,10 @@ class Guard:
         self.refusals.close()
 
     def _end_for_limit(self, connection: Connection, limit: str) -> None:
+        if limit == "keepalive":
+            # As when the kernel finds that the peer is gone: it is not a refusal.
+            connection.cause = ("reset", None)
+            return
         connection.cause = ("limit", limit)
         connection.gate.count_refusal(limit, str(connection.peer_key), ended=True)
 
@@ -346,7 +350,7 @@ class GuardedFactory(Factory):
         levels = [level.limits for level in gate.levels]
         self._gate = gate
         self.bandwidth = Bandwidth(gate, self.guard.clock)
-        self.watched = [in_force(levels, name) for name in ("handshake", "idle", "life", "minrate")]
+        self.watched = [in_force(levels, name) for name in ("handshake", "idle", "life", "minrate", "keepalive")]
         self._keep_alive()
 
     def listens_on(self, port: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 _TCP_INFO: Any = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 
 #: The part of `struct tcp_info` in linux/tcp.h that is used. A kernel before 4.19 returns less.
-_FIELDS = struct.Struct("=B7xI12xI16xI4xII60xQQ8xI52xQQ")
+_FIELDS = struct.Struct("=BxBB4xI12xI16xI4xII60xQQ8xI52xQQ")
 #: The errors of a UNIX socket, a fake in a test, a closed socket, or a system without TCP_INFO.
 _NO_INFO = (AttributeError, OSError, TypeError, struct.error)
 #: The fields of `traffic`, which are read for each connection that ends.
@@ -34,6 +34,10 @@ _ENDING = frozenset((_FIN_WAIT_1, _LAST_ACK, _CLOSING))
 
 #: Keep-alive probes of which one must be answered.
 _PROBES = 4
+#: A peer that has answered nothing for this many times `keepalive` is gone.
+GONE_AFTER = 1.5
+#: Segments, one after the other, that a peer must have left unanswered: a single one can be lost on its way.
+_UNANSWERED = 3
 #: SO_MAX_PACING_RATE of socket(7); not in Python's socket module.
 _MAX_PACING_RATE = 47
 _UNSIGNED_LONG = struct.Struct("@L")
@@ -50,7 +54,10 @@ class TCPInfo(NamedTuple):
     """Counters and timers of a connection."""
 
     state: int
-    #: The retransmission timeout in microseconds.
+    #: Retransmissions, and probes of a closed window, since the peer last acknowledged anything.
+    retransmitted: int
+    probed: int
+    #: The retransmission timeout in microseconds; it is doubled by each retransmission.
     timeout: int
     #: Segments that were sent and not acknowledged.
     outstanding: int
@@ -70,6 +77,22 @@ class TCPInfo(NamedTuple):
     def is_settled(self) -> bool:
         """Whether the peer has acknowledged everything, also the end of the stream once we have closed."""
         return self.state == _CLOSED or not (self.outstanding or self.unsent)
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds in which the peer has answered nothing that was sent to it; 0 if it is not known to be silent.
+
+        A live peer that does not read answers the probes of its closed window. The time counts from the first segment
+        that was not answered, not from the last that was: nothing may have been sent in between.
+        """
+        if max(self.retransmitted, self.probed) < _UNANSWERED:
+            return 0.0
+        silent = self.heard_ago / 1000
+        if not self.retransmitted:
+            return silent
+        # The timeout has doubled each time (RFC 6298, section 5.5), and so tells when the first one began.
+        first = self.timeout * 0.5**self.retransmitted
+        return min(silent, (self.timeout - first) / 1e6 + self.sent_ago / 1000)
 
 
 class Traffic(NamedTuple):
@@ -125,8 +148,9 @@ def keep_alive(port: Any, seconds: float | None) -> None:
     """Set the keep-alive of the connections that a TCP port accepts from now on; None turns it off.
 
     After `seconds` without a segment from the peer, the kernel sends four probes within half of that time again. If
-    none is answered, the connection is lost. Any live host answers them, whatever its programs do. Does nothing for
-    other ports, and on systems without these options.
+    none is answered, the connection is lost. Any live host answers them, whatever its programs do. There are no probes
+    while data is on its way to the peer: see `TCPInfo.unanswered`. Does nothing for other ports, and on systems without
+    these options.
     """
     listening: Any = getattr(port, "socket", None)
     if getattr(listening, "family", None) not in (socket.AF_INET, socket.AF_INET6) or sys.platform != "linux":

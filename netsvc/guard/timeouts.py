@@ -1,4 +1,6 @@
-"""Enforces the time limits of stream connections: `handshake`, `idle`, `life` and `minrate`, and the time of closing.
+"""Enforces the time limits of stream connections, and the time of closing.
+
+They are `handshake`, `idle`, `life`, `minrate`, and what the kernel leaves of `keepalive` (`netsvc.guard.tcp`).
 
 A connection is checked only when it could have exceeded a limit; no code runs when bytes are transferred. Its activity
 is read from the kernel for TCP on Linux (`netsvc.guard.tcp`), otherwise from the transport (`netsvc.reactor.hooks`).
@@ -15,7 +17,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from netsvc.guard.closing import abort, end
-from netsvc.guard.tcp import read_tcp_info
+from netsvc.guard.tcp import GONE_AFTER, TCPInfo, read_tcp_info
 from netsvc.reactor.hooks import socket_transport
 
 #: Seconds between closing a connection and aborting it.
@@ -31,9 +33,9 @@ _LINGER_CHECK = 0.5
 
 # Bits for the limits that need no further check: not set, met, or reported; for a connection that is being closed; and
 # for one that is closed, whose peer has not acknowledged everything.
-_HANDSHAKE, _IDLE, _LIFE, _MINRATE, _CLOSING, _LINGERING = 1, 2, 4, 8, 16, 32
+_HANDSHAKE, _IDLE, _LIFE, _MINRATE, _KEEPALIVE, _CLOSING, _LINGERING = 1, 2, 4, 8, 16, 32, 64
 #: The limits for which the traffic must be read.
-_BY_TRAFFIC = _HANDSHAKE | _IDLE | _MINRATE
+_BY_TRAFFIC = _HANDSHAKE | _IDLE | _MINRATE | _KEEPALIVE
 
 #: Checks in one iteration of the event loop, about a millisecond; closing a connection counts as several.
 _LOOKS = 250
@@ -46,21 +48,25 @@ _log = Logger(namespace="netsvc.guard")
 
 #: The value of a limit in seconds, and whether it is a dry run (`netsvc.plan.limits.in_force`).
 _Set = tuple[float | None, bool]
+_OFF: _Set = (None, False)
 
 
 class _Terms:
     """The limits that many connections share."""
 
-    __slots__ = ("dry", "first", "grain", "handshake", "idle", "lapse", "life", "minrate", "over")
+    __slots__ = ("dry", "first", "gone", "grain", "handshake", "idle", "lapse", "life", "minrate", "over")
 
-    def __init__(self, handshake: _Set, idle: _Set, life: _Set, minrate: _Set) -> None:
+    def __init__(self, handshake: _Set, idle: _Set, life: _Set, minrate: _Set = _OFF, keepalive: _Set = _OFF) -> None:
         self.over = self.dry = 0
-        for bit, (value, dry) in ((_HANDSHAKE, handshake), (_IDLE, idle), (_LIFE, life), (_MINRATE, minrate)):
+        limits = (handshake, idle, life, minrate, keepalive)
+        for bit, (value, dry) in zip((_HANDSHAKE, _IDLE, _LIFE, _MINRATE, _KEEPALIVE), limits, strict=True):
             self.over |= 0 if value else bit
             self.dry |= bit if dry else 0
         self.handshake, self.idle, self.life = handshake[0] or inf, idle[0] or inf, life[0] or inf
         self.minrate = minrate[0] or 0
-        self.first = min(self.handshake, self.idle, self.life, RATE_WINDOW if self.minrate else inf)
+        #: Seconds without an answer after which the peer is gone.
+        self.gone = GONE_AFTER * (keepalive[0] or inf)
+        self.first = min(self.handshake, self.idle, self.life, self.gone, RATE_WINDOW if self.minrate else inf)
         #: Due times are rounded up to a multiple of this many seconds, so that many connections share one.
         self.grain = min(0.25, self.first / 4)
         #: Seconds until the next check, if the time of the last activity is not known exactly.
@@ -68,7 +74,6 @@ class _Terms:
 
 
 _terms = lru_cache(1024)(_Terms)
-_OFF: _Set = (None, False)
 
 
 class Watched:
@@ -77,7 +82,10 @@ class Watched:
     It begins with `Watch.add`.
     """
 
-    __slots__ = ("acknowledged", "alive", "began", "due", "hooks", "moved", "over", "rated", "received", "terms")
+    __slots__ = (
+        *("acknowledged", "alive", "began", "due", "hooks", "moved", "over", "rated", "received", "terms"),
+        "unanswered",
+    )
 
     transport: Any
     hooks: Any
@@ -92,6 +100,8 @@ class Watched:
     #: When the present window of `minrate` began, and the bytes in both directions until then.
     rated: float
     moved: int
+    #: Since when the peer has answered nothing; 0 while it may.
+    unanswered: float
 
 
 class Watch:
@@ -103,11 +113,13 @@ class Watch:
     - `life`: seconds since the connection began.
     - `minrate`: bytes a second, received and acknowledged, over each `RATE_WINDOW` seconds since the first byte. The
       first window begins at most one window later.
+    - `keepalive`: one and a half times as many seconds in which the peer answers nothing, although data is on its way
+      to it; the connection is aborted at once. Without such data the kernel probes it (`netsvc.guard.tcp`).
 
     A connection that exceeds a limit is ended once: `ended(connection, limit)` is called, written bytes are still sent,
     and the connection is closed in order, or aborted if it is still open `GRACE` seconds later. For a dry-run limit,
     `reported` is called instead, once for each connection and limit. Neither is called before the limit is exceeded,
-    nor later than a second, or a tenth of the limit, after that.
+    nor later than a second, or a tenth of the limit, after that (`keepalive` above two minutes: twice).
 
     A closed connection whose peer has not acknowledged everything (`linger`) is reset when the peer stops
     acknowledging for `LINGER` seconds, or for `idle` if that is less; for too little see `LEAST_RATE`. `life` applies
@@ -124,11 +136,15 @@ class Watch:
         self._call: Any = None
         self._wakes = inf
 
-    def add(self, connection: Watched, handshake: _Set, idle: _Set, life: _Set, minrate: _Set = _OFF) -> None:
-        """Watch a connection. Each limit is its value, or None, and whether it is a dry run."""
-        terms = connection.terms = _terms(handshake, idle, life, minrate)
+    def add(self, connection: Watched, *limits: _Set) -> None:
+        """Watch a connection.
+
+        The limits are `handshake`, `idle`, `life`, `minrate` and `keepalive`, in this order; the last two may be left
+        out. Each is its value, or None, and whether it is a dry run.
+        """
+        terms = connection.terms = _terms(*limits)
         connection.over = terms.over
-        connection.due = 0.0
+        connection.due = connection.unanswered = 0.0
         connection.received = connection.acknowledged = connection.moved = 0
         now = connection.began = connection.alive = connection.rated = self._clock.seconds()
         if terms.first == inf:
@@ -236,7 +252,18 @@ class Watch:
             else:
                 again = ends
         if connection.over & _BY_TRAFFIC != _BY_TRAFFIC:
-            known = self._ask(connection, now)
+            info = read_tcp_info(socket_transport(connection.hooks))
+            known = self._update(connection, info, now)
+            if not connection.over & _KEEPALIVE:
+                if info is None:
+                    # Not TCP, or not on Linux.
+                    connection.over |= _KEEPALIVE
+                else:
+                    silent = _silent_for(connection, info, now)
+                    if silent < terms.gone:
+                        again = min(again, now + terms.gone - silent)
+                    elif self._exceeded(connection, "keepalive", _KEEPALIVE, now):
+                        return _CLOSE_COST
             if not connection.over & _HANDSHAKE:
                 ends = connection.began + terms.handshake
                 if _has_begun(connection):
@@ -293,13 +320,16 @@ class Watch:
             self._reported(connection, limit)
             return False
         self._ended(connection, limit)
-        self.end(connection, half=bit != _HANDSHAKE)
+        if bit == _KEEPALIVE:
+            # Nobody is there to be told of an orderly end.
+            abort(connection.transport)
+        else:
+            self.end(connection, half=bit != _HANDSHAKE)
         return True
 
-    def _ask(self, connection: Watched, now: float) -> bool:
+    def _update(self, connection: Watched, progress: TCPInfo | None, now: float) -> bool:
         """Update when a connection was last active; return whether that time is exact, not only an upper bound."""
         hooks = connection.hooks
-        progress = read_tcp_info(socket_transport(hooks))
         if progress is None:
             connection.received, connection.acknowledged = hooks.received, hooks.sent
             connection.alive = max(connection.alive, min(now, hooks.moved_at))
@@ -331,6 +361,17 @@ def _rest_terms(connection: Watched) -> tuple[float, float, float]:
         inf if unlimited & _LIFE else connection.began + terms.life,
         LEAST_RATE if unlimited & _MINRATE else max(LEAST_RATE, terms.minrate),
     )
+
+
+def _silent_for(connection: Watched, info: TCPInfo, now: float) -> float:
+    """Return the seconds in which the peer has answered nothing that was sent to it; 0 if it may still answer."""
+    unanswered = info.unanswered
+    if unanswered:
+        # The kernel's own time stands still once its timeout has reached the maximum.
+        since = connection.unanswered = min(connection.unanswered or inf, now - unanswered)
+        return now - since
+    connection.unanswered = 0.0
+    return 0.0
 
 
 def _is_slow(connection: Watched, now: float) -> bool:

@@ -19,7 +19,8 @@ class Kernel:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.received = self.acknowledged = self.outstanding = self.asked = 0
+        self.received = self.acknowledged = self.outstanding = self.asked = self.retransmitted = self.probed = 0
+        self.timeout = 200_000
         self.received_at = self.sent_at = self.heard_at = clock.seconds()
 
     def receive(self, count: int = 1) -> None:
@@ -34,13 +35,23 @@ class Kernel:
         """An acknowledgement comes: of so many bytes more."""
         self.acknowledged += count
         self.outstanding = 0 if count else self.outstanding
+        self.retransmitted = self.probed = 0
+        self.timeout = 200_000
         self.heard_at = self._clock.seconds()
+
+    def retransmit(self, most: int = 120_000_000) -> float:
+        """Send the same segment once more; return the seconds until the next time."""
+        self.retransmitted += 1
+        self.sent_at = self._clock.seconds()
+        self.timeout = min(2 * self.timeout, most)
+        return self.timeout / 1e6
 
     def getsockopt(self, *arguments: object) -> bytes:
         self.asked += 1
         ago = [round((self._clock.seconds() - at) * 1000) for at in (self.sent_at, self.received_at, self.heard_at)]
-        fields = (1, 200_000, self.outstanding, *ago, self.acknowledged, self.received, 0, 0, 0)
-        return struct.pack("=B7xI12xI16xI4xII60xQQ8xI52xQQ", *fields)
+        tries = (self.retransmitted, self.probed, self.timeout, self.outstanding)
+        fields = (1, *tries, *ago, self.acknowledged, self.received, 0, 0, 0)
+        return struct.pack("=BxBB4xI12xI16xI4xII60xQQ8xI52xQQ", *fields)
 
 
 class Wire(Hooks):

@@ -20,10 +20,10 @@ from netsvc.options import parse_settings
 from netsvc.service import stream_factory
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.events import Departed, Joined, Reason, Stopping
-from netsvc.services.chat.line import GONE, LineChat
+from netsvc.services.chat.line import LineChat
 from netsvc.services.chat.options import ChatOptions
 from tests.builders.certificates import write_certificate
-from tests.builders.chat import lobby, said, shown
+from tests.builders.chat import said, shown
 from tests.builders.facts import states
 
 #: Seconds after which a test that waits has failed.
@@ -157,19 +157,6 @@ def test_a_client_that_sends_all_and_half_closes_gets_every_answer(place: Callab
     got = yield caller.closed
     assert got.decode().endswith("guest1, 小明\n")
     yield watcher.sees(shown(*said("小明", "one", "two", "three"), Departed("小明")))
-
-
-@inlineCallbacks
-@pytest.mark.parametrize("secure", [False, True])
-def test_a_client_that_acknowledges_nothing_is_given_up_by_the_kernel(
-    place: Callable[..., Place], certificate: tuple[Path, Path], secure: bool
-) -> Any:
-    here = place()
-    caller = yield here.call_tls(certificate) if secure else here.call_tcp()
-    yield caller.sees(b"lobby")
-    (member,) = lobby(here.core).members
-    outlet: Any = member.outlet
-    assert outlet.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == GONE * 1000
 
 
 @inlineCallbacks

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsvc.guard.timeouts import GRACE, RATE_WINDOW
-from tests.builders.watched import OFF, Bench, Connection, Wire, only
+from tests.builders.watched import OFF, Bench, Connection, Kernel, Wire, only
 
 
 @pytest.fixture
@@ -215,6 +215,88 @@ def test_one_that_is_over_two_limits_at_once_is_ended_once(bench: Bench, dry: bo
     bench.watch.add(connection, OFF, (4, False), (4, dry))
     bench.run(20)
     assert bench.words() == expected
+
+
+class TestKeepalive:
+    """One whose data is not acknowledged is ended after one and a half times the limit; the probes are the kernel's."""
+
+    @staticmethod
+    def begin(bench: Bench, seconds: float, dry: bool = False) -> tuple[Any, Kernel]:
+        connection, kernel = bench.tcp()
+        bench.watch.add(connection, OFF, OFF, OFF, OFF, (seconds, dry))
+        return connection, kernel
+
+    @staticmethod
+    def retransmit(bench: Bench, kernel: Kernel, seconds: float) -> None:
+        """Send a segment, and again and again, to a peer that does not answer."""
+        kernel.send()
+        pause = kernel.timeout / 1e6
+        while seconds > pause:
+            bench.run(pause)
+            seconds -= pause
+            pause = kernel.retransmit()
+        bench.run(seconds)
+
+    @pytest.mark.parametrize("limit", [1, 10, 75, 120, 300])
+    @pytest.mark.parametrize("before", [0.0, 40.0, 400.0])
+    def test_a_peer_that_vanished_is_ended_in_time(self, bench: Bench, limit: float, before: float) -> None:
+        connection, kernel = self.begin(bench, limit)
+        bench.run(before, step=1)
+        began = bench.now()
+        self.retransmit(bench, kernel, 3 * limit)
+        [(when, who, word)] = bench.said
+        assert (who, word) == (connection, "ended keepalive")
+        # Three segments, the last 1.4 s after the first, are left unanswered at the least.
+        late = when - began - max(1.5 * limit, 1.4)
+        # The kernel's timeout, by which the past is known, grows up to two minutes.
+        assert 0 <= late <= max(1, 0.15 * limit if limit <= 120 else 1.5 * limit)
+        assert connection.transport.asked == ["abort"]
+
+    def test_one_that_answers_after_an_outage_is_kept(self, bench: Bench) -> None:
+        connection, kernel = self.begin(bench, 60)
+        for _ in range(3):
+            self.retransmit(bench, kernel, 85)
+            kernel.hear(1)
+            bench.run(300, step=1)
+        assert not bench.said
+        assert connection.transport.asked == []
+
+    def test_one_that_does_not_read_is_kept_as_it_answers_probes_and_one_that_does_not_answer_them_is_not(
+        self, bench: Bench
+    ) -> None:
+        connection, kernel = self.begin(bench, 75)
+        kernel.send()
+        for seconds in (*range(120), *[120] * 50):
+            bench.run(seconds, step=1)
+            kernel.probed = 1
+            bench.run(0.3)
+            kernel.hear()
+        assert not bench.said
+        began = bench.now()
+        for _ in range(4):
+            bench.run(120, step=1)
+            kernel.probed += 1
+        assert bench.words() == ["ended keepalive"]
+        assert 360 <= bench.said[0][0] - began <= 480
+        assert connection.transport.asked == ["abort"]
+
+    def test_a_dry_run_is_reported_once(self, bench: Bench) -> None:
+        connection, kernel = self.begin(bench, 10, dry=True)
+        self.retransmit(bench, kernel, 100)
+        assert bench.words() == ["reported keepalive"]
+        assert connection.transport.asked == []
+
+    def test_only_the_kernel_knows_who_does_not_answer(self, bench: Bench) -> None:
+        connection = Connection(Wire())
+        bench.watch.add(connection, OFF, OFF, OFF, OFF, (10, False))
+        bench.run(60)
+        assert not bench.said
+        assert not bench.clock.getDelayedCalls()
+
+    def test_one_that_is_silent_is_looked_at_once_in_that_time(self, bench: Bench) -> None:
+        _, kernel = self.begin(bench, 100)
+        bench.run(3600, step=1)
+        assert kernel.asked <= 24
 
 
 class TestMany:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
@@ -27,11 +25,7 @@ from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.text import edit
 from netsvc.stream import is_confidential
 
-__all__ = ["ARRIVAL", "GONE", "LINGER", "QUIET", "TYPING", "LineChat", "Outbox"]
-
-#: Seconds after which a client that acknowledges nothing of what was sent to it is gone. The kernel would try for a
-#: quarter of an hour; to one that is silent because nothing is sent to it, the limit `keepalive` applies.
-GONE = 115
+__all__ = ["ARRIVAL", "LINGER", "QUIET", "TYPING", "LineChat", "Outbox"]
 
 #: Seconds until the others are told of a client that sends nothing. One that speaks another protocol has sent its
 #: first bytes by then.
@@ -139,16 +133,6 @@ def _half_closes(transport: Any) -> bool:
     return hasattr(type(transport), "loseWriteConnection") and not getattr(transport, "TLS", False)
 
 
-def _lose_when_gone(transport: Any) -> None:
-    # Linux has it, and a UNIX socket or a fake has not. A client that has not read for so long, although more waits for
-    # it than its buffers hold, is lost as well.
-    connection: Any = getattr(transport, "socket", None)
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None and getattr(connection, "family", None) in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, option, GONE * 1000)
-
-
 def _cancel(call: Any) -> Any:
     """Cancel a delayed call, if there is one; return None to keep in its place."""
     if call is not None and call.active():
@@ -169,7 +153,6 @@ class LineChat(Protocol):
     def connectionMade(self) -> None:
         """Enter the chat and greet the client, or refuse it."""
         self._core: ChatCore = self.factory.core
-        _lose_when_gone(self.transport)
         self.peer = peer_key(getattr(self.transport.getPeer(), "host", ""))
         #: A reload changes the options of later clients only.
         self._options = options = self._core.options
