@@ -10,6 +10,7 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import connectedServerAndClient
 
+from netsvc.services.chat.connection import LINGER
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.events import (
     Acted,
@@ -23,7 +24,7 @@ from netsvc.services.chat.events import (
     Stopping,
     Whispered,
 )
-from netsvc.services.chat.line import ARRIVAL, LINGER, QUIET, TYPING
+from netsvc.services.chat.line import ARRIVAL, QUIET, TYPING
 from netsvc.services.chat.lines import ALIVE
 from netsvc.services.chat.text import MARKS
 from netsvc.services.chat.wording import wording

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
-from netsvc.services.chat.line import Outbox
+from netsvc.services.chat.connection import Outbox
 
 
 class FilledOutbox:
