@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netsvc.services.chat.core import ChatCore
-from netsvc.services.chat.events import Departed, Expelled, Reason, Renamed
+from netsvc.services.chat.events import Departed, Expelled, Identified, Reason, Renamed
 from tests.builders.chat import PASSWORD, Person, account, build_core, kept_by
 from tests.builders.facts import states
 
@@ -30,7 +30,7 @@ def test_the_password_gives_the_name(core: ChatCore) -> None:
     bob.sees()
     [answer] = ann.does(f"/login ann {PASSWORD}")
     assert states(answer, "Ann") and ann.conversation.member.account
-    assert bob.sees() == [Renamed("guest1", "Ann")]
+    assert bob.sees() == [Identified("guest1", "Ann"), Renamed("guest1", "Ann")]
     # Any other name too, and back.
     ann.does("/nick anna", "/nick ann")
     assert ann.conversation.member.name == "ann"
@@ -50,8 +50,9 @@ def test_who_logs_in_takes_the_name_back_from_a_ghost(core: ChatCore) -> None:
     ann = Person(core)
     bob.sees(), ghost.sees()
     ann.does(f"/login ann {PASSWORD}")
-    assert ghost.sees() == [Expelled()] and ghost.ended
-    assert bob.sees() == [Departed("Ann", Reason.REPLACED), Renamed("guest3", "Ann")]
+    assert ghost.sees() == [Identified("guest3", "Ann"), Expelled()] and ghost.ended
+    identified, *events = bob.sees()
+    assert events == [Departed("Ann", Reason.REPLACED), Renamed("guest3", "Ann")]
     assert core.find("ann") is ann.conversation.member
     # The same connection again is no ghost.
     ann.does(f"/login ann {PASSWORD}")

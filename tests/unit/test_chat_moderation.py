@@ -160,7 +160,7 @@ def test_entry_by_invitation(core: ChatCore, ann: Person) -> None:
     ann.does("/mode +invite")
     assert not enters(dora)
     ann.does("/invite dora")
-    assert dora.sees()[-1:] == [Changed("den", "ann", "invited", "you")]
+    assert dora.sees()[-1:] == [Changed("den", "ann", "invited", "dora")]
     assert enters(dora)
     # It is for one time.
     dora.does("/leave den")

@@ -46,12 +46,20 @@ def test_what_is_different_is_worded_differently() -> None:
     assert len(set(lines)) == len(lines) - 1
 
 
+def test_an_event_without_a_line_is_not_shown() -> None:
+    several = events.Several((events.Away("ann", "tea"), Said("lobby", "ann", "hi"), events.Identified("ann", "ann")))
+    assert line_form("utf-8", "\n").render(several) == b"[lobby] ann: hi\n"
+    assert line_form("utf-8", "\n").with_times.render(events.Away("ann", "tea")) == b""
+
+
 def test_no_event_is_without_a_line() -> None:
     from netsvc.services.chat.wording import _WORDINGS
 
+    for_clients_of_other_forms = {events.Away, events.Described, events.Identified, events.Tagged}
+
     exported = {getattr(events, name) for name in events.__all__}
     declared = {each for each in exported if isinstance(each, type) and issubclass(each, Event)}
-    assert set(_WORDINGS) == declared - {Event, events.Several}
+    assert set(_WORDINGS) == declared - {Event, events.Several} - for_clients_of_other_forms
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,18 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from netsvc.services.chat.events import Acted, Audience, Delivery, Event, Forgetting, Remembering, Said, Turn, Unsent
+from netsvc.services.chat.events import (
+    Acted,
+    Audience,
+    Delivery,
+    Event,
+    Forgetting,
+    Remembering,
+    Said,
+    Source,
+    Turn,
+    Unsent,
+)
 from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.store.interface import (
     Kept,
@@ -34,6 +45,8 @@ class UnsettledError(Exception):
 
 class _Sender(Protocol):
     deliver: Callable[[Event], None]
+    echoes: bool
+    source: Source
     unsettled: int
     settled: Callable[[], None] | None
 
@@ -53,12 +66,14 @@ class _Pending(NamedTuple):
     turn: Turn
     room: _Room
     sender: _Sender
+    tags: str
 
 
-def event_of(room: str, message: Message) -> Said | Acted:
+def event_of(room: str, message: Message, source: Source | None = None, tags: str = "") -> Said | Acted:
     """Return the event of a kept message, in a room of this name."""
     kind = Acted if message.acted else Said
-    return kind(room, message.name, message.text, message.id, message.time, message.account)
+    account, time = message.account, message.time
+    return kind(room, message.name, message.text, message.id, time, account, source=source, tags=tags)
 
 
 class Archive:
@@ -133,10 +148,10 @@ class Archive:
         if self.failure is not None:
             raise ChatError(f"{refused}: {self.failure}; try again later")
 
-    def append(self, sender: _Sender, room: _Room, new: NewMessage) -> None:
-        """Deliver a message to a room when it is kept."""
+    def append(self, sender: _Sender, room: _Room, new: NewMessage, tags: str = "") -> None:
+        """Deliver a message to a room when it is kept, with these tags, which are not kept."""
         sender.unsettled += 1
-        self._pending.append(_Pending(self._delivery.hold(), room, sender))
+        self._pending.append(_Pending(self._delivery.hold(), room, sender, tags))
         self.store.append(new)
 
     def check_settled(self, member: _Sender) -> None:
@@ -190,9 +205,10 @@ class Archive:
         with self._delivery:
             for message, new in messages:
                 if new is not None:
-                    turn, room, sender = self._pending.popleft()
-                    event = event_of(room.name, message)
-                    self._delivery.fill(turn, room.everyone, event, sender.deliver, len(event.text))
+                    turn, room, sender, tags = self._pending.popleft()
+                    event = event_of(room.name, message, sender.source, tags)
+                    but = None if sender.echoes else sender.deliver
+                    self._delivery.fill(turn, room.everyone, event, but, len(event.text))
                     settled.append(sender)
                 elif (found := self._find(message.room)) is not None:
                     room, event = found, event_of(found.name, message)
@@ -205,7 +221,7 @@ class Archive:
 
     def repeated(self, message: Message, new: NewMessage) -> None:
         """Drop a message that was delivered before."""
-        turn, _, sender = self._pending.popleft()
+        turn, _, sender, _ = self._pending.popleft()
         self._delivery.drop(turn)
         self._settle([sender])
 
@@ -214,7 +230,7 @@ class Archive:
         settled: list[_Sender] = []
         with self._delivery:
             for new in messages:
-                turn, room, sender = self._pending.popleft()
+                turn, room, sender, _ = self._pending.popleft()
                 self._delivery.fill(turn, (sender.deliver,), Unsent(room.name, new.text, str(error)))
                 settled.append(sender)
             self.unsent(len(messages))

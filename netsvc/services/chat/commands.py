@@ -115,13 +115,14 @@ class Conversation:
             raise ChatError("you talk in no room; /join ROOM joins one, /rooms lists them")
         return self.room
 
-    def join(self, name: str) -> None:
+    def join(self, text: str) -> None:
         """Join a room and show its topic and last messages; or switch to one that the member is in."""
-        self._join(name)
+        name, key = _cut(text)
+        self._join(name, key)
 
-    def _join(self, name: str, *, at_once: bool = False) -> None:
+    def _join(self, name: str, key: str = "", *, at_once: bool = False) -> None:
         known = set(self.member.rooms)
-        self.room = room = self.core.join(self.member, name, at_once=at_once)
+        self.room = room = self.core.join(self.member, name, key, at_once=at_once)
         if room in known:
             self.notice(f"you now talk in {room.name}")
             return
@@ -181,6 +182,8 @@ class Conversation:
         receiver = self.core.find(name)
         if not words:
             raise ChatError("usage: /msg NAME TEXT")
+        if receiver is self.member:
+            raise ChatError("you cannot send a message to yourself")
         sent = self.core.whisper(self.member, receiver, words)
         self.show([f"you -> {receiver.name}: {sent}"])
 
@@ -223,7 +226,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "nick": Command("NAME", "change your name", Conversation._nick),
-    "join": Command("ROOM", "join a room, or switch to one that you are in", Conversation.join),
+    "join": Command("ROOM [KEY]", "join a room, or switch to one that you are in", Conversation.join),
     "leave": Command("[ROOM]", "leave a room", Conversation._leave),
     "rooms": Command("", "list the rooms", Conversation._rooms),
     "who": Command("[ROOM]", "list the members of a room", Conversation._who),

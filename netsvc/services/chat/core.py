@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -16,28 +18,37 @@ from netsvc.base.text import escape
 from netsvc.interfaces import Context
 from netsvc.services.chat.accounts import Accounts
 from netsvc.services.chat.archive import Archive, event_of
+from netsvc.services.chat.cloak import Cloak
 from netsvc.services.chat.congestion import Congestion
 from netsvc.services.chat.events import (
     Audience,
+    Away,
     Closed,
     Delivery,
     Departed,
+    Described,
     Displaced,
+    Event,
     Expelled,
+    Identified,
     Joined,
     Left,
+    Noticed,
     Outlet,
     Reason,
     Renamed,
     Retitled,
+    Source,
     Stopping,
+    Tagged,
     Whispered,
 )
-from netsvc.services.chat.moderation import Moderation
+from netsvc.services.chat.moderation import LONGEST_REASON, Moderation
 from netsvc.services.chat.names import (
     ChatError,
     EmptyTextError,
     NameIndex,
+    NameTakenError,
     check_name,
     find_key,
     name_key,
@@ -45,6 +56,7 @@ from netsvc.services.chat.names import (
 )
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.places import Places
+from netsvc.services.chat.presence import Presence
 from netsvc.services.chat.room import LOBBY, ChatRoom, Member
 from netsvc.services.chat.rules import Role, Rules
 from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, RoomRecord, Store
@@ -126,6 +138,7 @@ class Rooms:
         """Return the room of a record, after adding it, empty, if necessary."""
         room = self._rooms.get(record.key) or self._add(ChatRoom(record.name, record.key, self._history))
         room.topic, room.made, room.is_kept = record.topic, record.made, True
+        room.topic_by, room.topic_time = record.topic_by, record.topic_time
         room.rules.restore(record)
         if room.is_permanent:
             self._empty.pop(room.key, None)
@@ -222,6 +235,10 @@ class ChatCore:
         self._draining = False
         #: Protocols handle what arrived in one piece in one `with` block, so that it is delivered together.
         self.delivery = Delivery(context.log)
+        self.presence = Presence(self.delivery.send)
+        self.cloak = Cloak()
+        self._ids = 0
+        self._nonce = os.urandom(6).hex()
         #: Bounds the log records of connections that speak another protocol.
         self.foreign = Bucket(1, 10, context.reactor.seconds())
         self.congestion = Congestion(context.reactor, options["send-rate"])
@@ -253,10 +270,10 @@ class ChatCore:
         # Of an operator's name that is not registered yet, anyone could make an operator's account.
         self._reserved_elsewhere = reserved_names([*(options["reserved"] or ()), *(options["operators"] or ())])
 
-    def _reserved_for(self, member: Member) -> NameIndex[str]:
+    def _reserved_for(self, peer: str, account: AccountRecord | None) -> NameIndex[str]:
         """Return the names that a member cannot have. A client on this machine can have an operator's."""
-        here = member.peer == UNKNOWN or is_loopback(member.peer)
-        is_operator = member.account is not None and member.account.key in self.server_operators
+        here = peer == UNKNOWN or is_loopback(peer)
+        is_operator = account is not None and account.key in self.server_operators
         return self._reserved if here or is_operator else self._reserved_elsewhere
 
     def check(self) -> None:
@@ -331,16 +348,24 @@ class ChatCore:
         self.archive.limit(store_limits(options))
         return True
 
-    def enter(self, outlet: Outlet) -> Member:
-        """Create a member with a guest name, in no room. Raises `ChatError` if the chat is full or stopping."""
+    def enter(self, outlet: Outlet, name: str = "", account: AccountRecord | None = None) -> Member:
+        """Create a member in no room, with a guest name if it has no other, and logged in to an account if it has one.
+
+        Raises `ChatError` if the chat is full or stopping, or if it cannot have that name.
+        """
         if self._draining:
             raise ChatError("the server is stopping; try again later")
         if len(self._members) >= self.options["members"] and not self._make_room(outlet.peer):
             raise ChatError(f"the chat is full ({len(self._members)} members); try again later")
+        name = self._take_name(name, outlet.peer, account) if name else self._guest_name()
         bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
-        member = Member(self._guest_name(), outlet, bucket)
+        member = Member(name, outlet, bucket)
+        member.account = account
+        member.source = Source("chat", self.cloak.host(outlet.peer), account.name if account else "")
+        member.entered = member.spoke = self.now()
         self._members.add(member.name, member)
         self._places.heard(member, self.context.reactor.seconds())
+        self.presence.came(member)
         return member
 
     def _guest_name(self) -> str:
@@ -361,11 +386,15 @@ class ChatCore:
         self.depart(victim, Reason.CROWDED if crowd else Reason.SILENT)
         return True
 
-    def depart(self, member: Member, reason: Reason = Reason.ASKED) -> None:
-        """Remove a member from the chat and from its rooms. Does nothing if it has left already."""
+    def depart(self, member: Member, reason: Reason = Reason.ASKED, why: str = "") -> None:
+        """Remove a member from the chat and from its rooms. Does nothing if it has left already.
+
+        `why` is what it says itself.
+        """
         if self._members.get(member.key) is not member:
             return
         self._members.remove(member.name)
+        self.presence.went(member, self.now())
         self._places.leave(member)
         self.congestion.caught_up(member)
         rooms = list(member.rooms)
@@ -373,7 +402,8 @@ class ChatCore:
             self.rooms.leave(room, member)
         # When everybody leaves at once, no one needs to know of each.
         if not self._draining:
-            self.delivery.send(_neighbours(rooms), Departed(member.name, reason))
+            why = clean_text(why)[:LONGEST_REASON]
+            self.delivery.send(_neighbours(rooms), Departed(member.name, reason, why, source=member.source))
 
     def drain(self) -> Deferred[None]:
         """Refuse new members and messages; keep and deliver what was sent; disconnect every member after a goodbye."""
@@ -414,39 +444,71 @@ class ChatCore:
 
     def rename(self, member: Member, text: str) -> None:
         """Change a member's name."""
-        name = check_name(text, self.options["name-length"], self._reserved_for(member))
-        similar = self._members.similar(name)
-        if similar is not None and similar is not member:
-            taken = similar.key == name_key(name)
-            why = "is taken" if taken else f"looks like {similar.name}, who is here"
-            raise ChatError(f"the name {name} {why}; choose another one")
-        owner = self.accounts.owner(name)
-        if owner is not None and (member.account is None or owner.key != member.account.key):
-            what = "is" if owner.key == name_key(name) else f"looks like {owner.name}, which is"
-            raise ChatError(f"the name {name} {what} registered; if it is yours, /login {owner.name} PASSWORD")
+        name = self.check_free(text, member.peer, member.account, member)
         if name == member.name:
             raise ChatError(f"your name is {name} already")
         self.congestion.admit({other for room in member.rooms for other in room.members}, member.name, name)
-        self._rename(member, name)
+        self._rename(member, self._take_name(name, member.peer, member.account, member))
+
+    def check_free(self, text: str, peer: str, account: AccountRecord | None, member: Member | None = None) -> str:
+        """Return `text` as the name that a member, or one to come, of that peer and account can have.
+
+        Raises `NameTakenError`, or `ChatError` if no one could have it. Of its own account, it can have the name that
+        someone else has now, and takes it away.
+        """
+        name = check_name(text, self.options["name-length"], self._reserved_for(peer, account))
+        owner = self.accounts.owner(name)
+        is_own = owner is not None and account is not None and owner.key == account.key
+        similar = self._members.similar(name)
+        if similar is not None and similar is not member and not is_own:
+            taken = similar.key == name_key(name)
+            why = "is taken" if taken else f"looks like {similar.name}, who is here"
+            raise NameTakenError(f"the name {name} {why}; choose another one")
+        if owner is not None and not is_own:
+            what = "is" if owner.key == name_key(name) else f"looks like {owner.name}, which is"
+            raise NameTakenError(f"the name {name} {what} registered; if it is yours, /login {owner.name} PASSWORD")
+        return name
+
+    def _take_name(self, text: str, peer: str, account: AccountRecord | None, member: Member | None = None) -> str:
+        """Return `check_free`, after taking the name away from who has it."""
+        name = self.check_free(text, peer, account, member)
+        holder = self._members.similar(name)
+        if holder is not None and holder is not member:
+            self._end(holder, Expelled(), Reason.REPLACED)
+        return name
 
     def _rename(self, member: Member, name: str) -> None:
         old = member.name
         self._members.remove(old)
+        self.presence.went(member, self.now())
         member.name, member.key = name, name_key(name)
         self._members.add(name, member)
-        self.delivery.send(_neighbours(member.rooms), Renamed(old, name), member.deliver)
+        self.presence.came(member)
+        self._tell(member, _neighbours(member.rooms), Renamed(old, name, source=member.source))
+
+    def _tell(self, member: Member, audience: Audience, event: Event, characters: int = 0) -> None:
+        """Deliver what a member did to the others of an audience, and to its own protocol."""
+        member.own(event)
+        self.delivery.send(audience, event, member.deliver, characters)
+
+    def _identify(self, member: Member, account: AccountRecord | None) -> None:
+        member.account = account
+        member.source = member.source._replace(account=account.name if account is not None else "")
+        event = Identified(member.name, member.source.account, source=member.source)
+        self._tell(member, _neighbours(member.rooms), event)
 
     def register(self, member: Member, password: str) -> Deferred[None]:
         """Register a member's name, and log it in. Fails with `ChatError` or `StoreError`; see `Accounts`."""
         if member.account is not None:
             raise ChatError(f"you are logged in as {member.account.name} already")
         # A guest's name is reserved.
-        name = check_name(member.name, self.options["name-length"], self._reserved_for(member))
+        reserved = self._reserved_for(member.peer, member.account)
+        name = check_name(member.name, self.options["name-length"], reserved)
 
         def registered(account: AccountRecord) -> None:
             # It may have gone, or have another name now: the account stays, with its password.
             if self._is_present(member):
-                member.account = account
+                self._identify(member, account)
 
         return self.accounts.register(name, password, member.peer).addCallback(registered)
 
@@ -456,7 +518,7 @@ class ChatCore:
         def logged_in(account: AccountRecord) -> None:
             if not self._is_present(member):
                 return
-            member.account = account
+            self._identify(member, account)
             # By look: one that only looks like it came before it was registered.
             holder = self._members.similar(account.name)
             if holder is not None and holder is not member:
@@ -464,13 +526,27 @@ class ChatCore:
             if member.name != account.name:
                 self._rename(member, account.name)
 
-        return self.accounts.login(self.key_of(name), escape(name, 40), password, member.peer).addCallback(logged_in)
+        return self.authenticate(name, password, member.peer).addCallback(logged_in)
+
+    def authenticate(self, name: str, password: str, peer: str) -> Deferred[AccountRecord]:
+        """Return the account of that name if the password is right. Fails as `register` does."""
+        return self.accounts.login(self.key_of(name), escape(name, 40), password, peer)
+
+    def operate(self, member: Member, name: str, password: str) -> Deferred[None]:
+        """Make a member an operator of the chat by an account that is one. Fails as `register` does."""
+
+        def authenticated(account: AccountRecord) -> None:
+            if account.key not in self.server_operators:
+                raise ChatError(f"{account.name} is no operator of this chat")
+            member.is_operator = True
+
+        return self.authenticate(name, password, member.peer).addCallback(authenticated)
 
     def logout(self, member: Member) -> None:
         """Log a member out; it gets a guest's name."""
         if member.account is None:
             raise ChatError("you are not logged in")
-        member.account = None
+        self._identify(member, None)
         for room in member.rooms:
             room.rules.present.discard(member)
         self._rename(member, self._guest_name())
@@ -487,8 +563,10 @@ class ChatCore:
     def _is_present(self, member: Member) -> bool:
         return self._members.get(member.key) is member
 
-    def join(self, member: Member, text: str, *, at_once: bool = False) -> ChatRoom:
+    def join(self, member: Member, text: str, key: str = "", *, at_once: bool = False) -> ChatRoom:
         """Add a member to a room, which is created if necessary, and return it. Does nothing if it is in it already.
+
+        Raises `EntryError` if the room is not for it.
 
         `at_once`: do not wait for receivers that are behind. For a new member, which would see nothing until then.
         """
@@ -498,14 +576,15 @@ class ChatCore:
         if len(member.rooms) >= self.options["member-rooms"]:
             raise ChatError(f"you are in {len(member.rooms)} rooms, which is the limit; leave one first")
         if room is not None and self.moderation.role(member, room) is Role.MEMBER:
-            room.rules.check_entry(member, room.name, self.now())
+            room.rules.check_entry(member, room.name, self.now(), key, len(room.members))
         if room is not None and not at_once:
             self.congestion.admit(room.members.keys(), room.name, member.name)
         room = self.rooms.open(text, member.peer)
         self.rooms.enter(room, member)
         if not room.is_kept:
             self.keep_room(room)
-        self.delivery.send(room.everyone, Joined(room.name, member.name), member.deliver)
+        joined = Joined(room.name, member.name, member.real_name, member.away, source=member.source)
+        self._tell(member, room.everyone, joined)
         return room
 
     def _close(self, room: ChatRoom) -> None:
@@ -522,11 +601,12 @@ class ChatCore:
             raise ChatError(f'you are not in a room "{escape(text, 40)}"')
         return room
 
-    def leave(self, member: Member, room: ChatRoom) -> None:
-        """Remove a member from a room that it is in."""
-        self.congestion.admit(room.members.keys(), room.name, member.name)
+    def leave(self, member: Member, room: ChatRoom, why: str = "") -> None:
+        """Remove a member from a room that it is in. `why` is what it says itself."""
+        why = clean_text(why)[:LONGEST_REASON]
+        self.congestion.admit(room.members.keys(), room.name, member.name, why)
         self.rooms.leave(room, member)
-        self.delivery.send(room.everyone, Left(room.name, member.name))
+        self._tell(member, room.everyone, Left(room.name, member.name, why, source=member.source))
 
     def retitle(self, member: Member, room: ChatRoom, text: str) -> None:
         """Change the topic of a room that the member is in; an empty one removes it."""
@@ -538,21 +618,28 @@ class ChatCore:
             self.moderation.require(member, room)
         self.congestion.admit(room.members.keys(), room.name, member.name, topic)
         self.archive.check("the topic is unchanged")
-        room.topic = topic
+        room.topic, room.topic_by, room.topic_time = topic, member.name, self.now()
         self.keep_room(room)
-        self.delivery.send(room.everyone, Retitled(room.name, member.name, topic), member.deliver, len(topic))
+        retitled = Retitled(room.name, member.name, topic, source=member.source)
+        self._tell(member, room.everyone, retitled, len(topic))
 
-    def say(self, member: Member, room: ChatRoom, text: str) -> None:
-        """Send a message to a room that the member is in. It is delivered when it is kept."""
-        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), _account(member)))
+    def say(self, member: Member, room: ChatRoom, text: str, tags: str = "") -> None:
+        """Send a message to a room that the member may speak in. It is delivered when it is kept."""
+        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), _account(member)), tags)
 
-    def act(self, member: Member, room: ChatRoom, text: str) -> None:
-        """Send what the member does (`waves`) to a room that it is in. It is delivered when it is kept."""
-        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), _account(member), acted=True))
+    def act(self, member: Member, room: ChatRoom, text: str, tags: str = "") -> None:
+        """Send what the member does (`waves`) to a room that it may speak in. It is delivered when it is kept."""
+        self._talk(member, room, NewMessage(room.key, member.name, _visible(text), _account(member), acted=True), tags)
 
-    def _talk(self, member: Member, room: ChatRoom, new: NewMessage) -> None:
+    def check_speech(self, member: Member, room: ChatRoom) -> None:
+        """Raise `ChatError` if a member may not speak in a room, though it is not in it."""
+        if room not in member.rooms and "outside" not in room.rules.modes:
+            raise ChatError(f"not sent: you are not in {room.name}")
         if room.rules.is_restricted and self.moderation.role(member, room) is Role.MEMBER:
             room.rules.check_speech(member, room.name, self.now())
+
+    def _talk(self, member: Member, room: ChatRoom, new: NewMessage, tags: str) -> None:
+        self.check_speech(member, room)
         archive = self.archive
         archive.check("not sent")
         if self._draining:
@@ -564,7 +651,46 @@ class ChatCore:
         else:
             self.congestion.caught_up(archive)
         self.congestion.admit(room.members.keys(), room.name, member.name, new.text)
-        archive.append(member, room, new)
+        archive.append(member, room, new, tags)
+        member.spoke = self.now()
+
+    def notify(self, member: Member, to: ChatRoom | Member, text: str, tags: str = "") -> None:
+        """Send a notice, which is not kept, to a room that the member may speak in, or to one member."""
+        self._pass_on(member, to, Noticed("", member.name, _visible(text), tags=tags, source=member.source))
+
+    def tag(self, member: Member, to: ChatRoom | Member, tags: str) -> None:
+        """Send tags without a text, which are not kept, to a room that the member may speak in, or to one member."""
+        self._pass_on(member, to, Tagged("", member.name, tags=tags, source=member.source))
+
+    def _pass_on(self, member: Member, to: ChatRoom | Member, event: Noticed | Tagged) -> None:
+        if isinstance(to, ChatRoom):
+            self.check_speech(member, to)
+        receivers = to.members.keys() if isinstance(to, ChatRoom) else {to}
+        self.congestion.admit(receivers, member.name, event.tags, getattr(event, "text", ""))
+        where = {"room": to.name} if isinstance(to, ChatRoom) else {"to": to.name}
+        event = replace(event, id=self.new_id(), **where)
+        self._tell(member, to.everyone if isinstance(to, ChatRoom) else (to.deliver,), event)
+
+    def new_id(self) -> str:
+        """Return an id for something that is not kept."""
+        self._ids += 1
+        return f"{self._ids:x}-{self._nonce}"
+
+    def set_away(self, member: Member, text: str) -> None:
+        """Note that a member is away, with what it says of it; an empty text: that it is back."""
+        text = clean_text(text)[:LONGEST_REASON]
+        neighbours = {other for room in member.rooms for other in room.members}
+        self.congestion.admit(neighbours, member.name, text)
+        member.away = text
+        self._tell(member, _neighbours(member.rooms), Away(member.name, text, source=member.source))
+
+    def describe(self, member: Member, text: str) -> None:
+        """Change a member's real name."""
+        text = clean_text(text)[:LONGEST_REASON]
+        neighbours = {other for room in member.rooms for other in room.members}
+        self.congestion.admit(neighbours, member.name, text)
+        member.real_name = text
+        self._tell(member, _neighbours(member.rooms), Described(member.name, text, source=member.source))
 
     def forget(self, account: str) -> Deferred[int]:
         """Delete the messages of an account in all rooms; return their number. Fails with `StoreError`."""
@@ -576,15 +702,17 @@ class ChatCore:
 
         return self.archive.store.forget(account).addCallback(forgotten)
 
-    def whisper(self, member: Member, receiver: Member, text: str) -> str:
+    def whisper(self, member: Member, receiver: Member, text: str, tags: str = "", *, acted: bool = False) -> str:
         """Send a message to one member alone; return it as it was sent."""
-        if receiver is member:
-            raise ChatError("you cannot send a message to yourself")
-        event = Whispered(member.name, _visible(text))
-        self.congestion.admit({receiver}, member.name, event.text)
+        text = _visible(text)
+        self.congestion.admit({receiver}, member.name, text)
         self._messages.inc()
+        to, source = receiver.name, member.source
+        event = Whispered(member.name, text, to, self.new_id(), acted, source=source, tags=tags)
+        member.spoke = self.now()
+        member.own(event)
         self.delivery.send((receiver.deliver,), event)
-        return event.text
+        return text
 
 
 def _bare(text: str) -> str:

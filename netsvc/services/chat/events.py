@@ -7,24 +7,28 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twisted.logger import Logger
 
 __all__ = [
     "Acted",
     "Audience",
+    "Away",
     "Changed",
     "Closed",
     "Delivery",
     "Departed",
+    "Described",
     "Displaced",
     "Event",
     "Expelled",
     "Forgetting",
+    "Identified",
     "Joined",
     "Kicked",
     "Left",
+    "Noticed",
     "Outlet",
     "Reason",
     "Remembering",
@@ -32,7 +36,9 @@ __all__ = [
     "Retitled",
     "Said",
     "Several",
+    "Source",
     "Stopping",
+    "Tagged",
     "Turn",
     "Unsent",
     "Whispered",
@@ -44,6 +50,14 @@ _MOST_EVENTS = 64
 _MOST_CHARACTERS = 8192
 
 
+class Source(NamedTuple):
+    """What a wire form may say of a member besides its name: user and host name, and the account it is logged in to."""
+
+    user: str
+    host: str
+    account: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened. One object goes to all receivers.
@@ -53,6 +67,10 @@ class Event:
     """
 
     rendered: dict[object, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    #: Of the member that caused it; None if that is not known any more.
+    source: Source | None = field(default=None, kw_only=True, repr=False, compare=False)
+    #: The message tags that its sender's client has attached for other clients, as they are written in IRC.
+    tags: str = field(default="", kw_only=True, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +121,55 @@ class Remembering(Event):
 
 @dataclass(frozen=True, slots=True)
 class Whispered(Event):
-    """`name` sent `text` to the receiver alone."""
+    """`name` sent `text` to the receiver `to` alone. `id` is a text that no other event has."""
+
+    name: str
+    text: str
+    to: str = field(default="", compare=False)
+    id: str = field(default="", compare=False)
+    acted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed(Event):
+    """`name` sent a notice, which no program may answer, to `room`, or to the receiver `to` alone. It is not kept."""
+
+    room: str
+    name: str
+    text: str
+    to: str = field(default="", compare=False)
+    id: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged(Event):
+    """`name` sent nothing but `tags` (that it is typing, say) to `room`, or to the receiver `to` alone."""
+
+    room: str
+    name: str
+    to: str = field(default="", compare=False)
+    id: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Away(Event):
+    """`name` is away, or is back if `text` is empty. Sent to those that share a room with it, as are the next two."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identified(Event):
+    """`name` logged in to `account`, or logged out if that is empty."""
+
+    name: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Described(Event):
+    """`name` has `text` as its real name now."""
 
     name: str
     text: str
@@ -111,10 +177,12 @@ class Whispered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Joined(Event):
-    """`name` joined `room`."""
+    """`name` joined `room`. `real_name` and `away` are texts of the member's own."""
 
     room: str
     name: str
+    real_name: str = field(default="", compare=False)
+    away: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +191,7 @@ class Left(Event):
 
     room: str
     name: str
+    why: str = ""
 
 
 class Reason(StrEnum):
@@ -145,6 +214,7 @@ class Departed(Event):
 
     name: str
     reason: Reason = Reason.ASKED
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +248,9 @@ class Kicked(Event):
 class Changed(Event):
     """`name` changed who may do what in `room`.
 
-    `change`: banned, unbanned, muted, unmuted, opped, deopped, modes, invited, registered or released; `whom` is whom
-    it is about, or the modes. Only the invited member gets `invited`.
+    `change`: banned, unbanned, muted, unmuted, excepted, unexcepted, admitted, unadmitted (a standing invitation),
+    opped, deopped, voiced, devoiced, modes, invited, registered or released; `whom` is whom it is about, or the modes.
+    The operators of the room and the invited member get `invited`.
     """
 
     room: str
@@ -187,6 +258,8 @@ class Changed(Event):
     change: str
     whom: str
     why: str = ""
+    #: What a ban, or the like, is for: its kind and pattern.
+    subject: tuple[str, str] = field(default=("", ""), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -13,14 +13,28 @@ from netsvc.base.text import escape
 from netsvc.services.chat.events import Changed, Delivery, Kicked
 from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.room import ChatRoom, Member
-from netsvc.services.chat.rules import BAN, MODES, Effect, Role, applies, parse_target
+from netsvc.services.chat.rules import (
+    ADMIT,
+    BAN,
+    EXCEPT,
+    LONGEST_KEY,
+    MODES,
+    MUTE,
+    VALUED_MODES,
+    Effect,
+    Role,
+    applies,
+    parse_target,
+)
 from netsvc.services.chat.store.interface import Ban
 from netsvc.services.chat.text import clean_text
 
-__all__ = ["BanTarget", "Moderation"]
+__all__ = ["LONGEST_REASON", "BanTarget", "Moderation"]
 
 #: Characters of a reason.
 LONGEST_REASON = 200
+#: What has happened to whom a ban, or the like, was made for, by its effect.
+_MADE = {BAN: "banned", MUTE: "muted", EXCEPT: "excepted", ADMIT: "admitted"}
 #: Rooms that an account can register.
 MOST_REGISTERED = 5
 
@@ -71,10 +85,12 @@ class Moderation:
 
     def role(self, member: Member, room: ChatRoom) -> Role:
         """Return what a member may do in a room."""
+        return Role.SERVER if self.is_server_operator(member) else room.rules.role(member)
+
+    def is_server_operator(self, member: Member) -> bool:
+        """Return whether a member operates the whole chat."""
         account = member.account
-        if account is not None and account.key in self._core.server_operators:
-            return Role.SERVER
-        return room.rules.role(member)
+        return member.is_operator or (account is not None and account.key in self._core.server_operators)
 
     def require(self, member: Member, room: ChatRoom, role: Role = Role.OPERATOR) -> Role:
         """Return a member's role in a room. Raises `ChatError` if it is less than `role`."""
@@ -94,8 +110,7 @@ class Moderation:
 
     def disconnect(self, member: Member, other: Member, why: str) -> None:
         """Disconnect another member from the chat; only an operator of the server may."""
-        account = member.account
-        if account is None or account.key not in self._core.server_operators:
+        if not self.is_server_operator(member):
             raise ChatError("only an operator of the server can disconnect a member")
         self._core.expel(other, member.name, _reason(why))
         self._log(member, None, "disconnected", other.name, why)
@@ -123,14 +138,18 @@ class Moderation:
         until = None if seconds is None else now + seconds
         ban = Ban(f"{target.effect} {target.kind}", target.pattern, member.name, now, until, _reason(why))
         rules = room.rules
-        subject = [other for other in self._core.members if applies(ban, other, now)]
+        keeps_off = target.effect in (BAN, MUTE)
+        subject = [other for other in self._core.members if applies(ban, other, now)] if keeps_off else []
         if any(other is member for other in subject):
             raise ChatError("that ban is for yourself, too; make it smaller")
-        if target.kind != "address" and any(self.role(other, room) >= max(role, Role.FOUNDER) for other in subject):
+        is_broad = target.kind in {"address", "mask"}
+        if not is_broad and any(self.role(other, room) >= max(role, Role.FOUNDER) for other in subject):
             raise ChatError(f"{target.shown} is not subject to your bans")
         rules.add(ban, now)
-        change = "banned" if target.effect == BAN else "muted"
-        self._tell(room, Changed(room.name, member.name, change, target.shown, ban.why), member)
+        change = _MADE[target.effect]
+        self._tell(
+            room, member, Changed(room.name, member.name, change, target.shown, ban.why, (target.kind, target.pattern))
+        )
         if target.effect == BAN:
             for other in subject:
                 if room in other.rooms and self.role(other, room) < Role.OPERATOR:
@@ -143,8 +162,10 @@ class Moderation:
         self.require(member, room)
         if not room.rules.lift(target.effect, target.kind, target.pattern):
             raise ChatError(f"there is no such ban in {room.name}; /bans lists them")
-        change = "unbanned" if target.effect == BAN else "unmuted"
-        self._tell(room, Changed(room.name, member.name, change, target.shown), member)
+        change = f"un{_MADE[target.effect]}"
+        self._tell(
+            room, member, Changed(room.name, member.name, change, target.shown, subject=(target.kind, target.pattern))
+        )
         self._core.keep_room(room)
         self._log(member, room, change, f"{target.kind}:{target.pattern}")
 
@@ -157,7 +178,10 @@ class Moderation:
         if room in other.rooms:
             raise ChatError(f"{other.name} is in {room.name} already")
         room.rules.invite(other)
-        self._core.delivery.send((other.deliver,), Changed(room.name, member.name, "invited", "you"))
+        invited = Changed(room.name, member.name, "invited", other.name, source=member.source)
+        operators = [each.deliver for each in room.members if self.role(each, room) >= Role.OPERATOR]
+        member.own(invited)
+        self._core.delivery.send((other.deliver, *operators), invited, member.deliver)
         self._log(member, room, "invited", other.name)
 
     def set_operator(self, member: Member, room: ChatRoom, other: Member, *, operates: bool) -> None:
@@ -171,25 +195,48 @@ class Moderation:
             raise ChatError(f"{other.name} has founded {room.name}")
         room.rules.set_operator(other, operates)
         change = "opped" if operates else "deopped"
-        self._tell(room, Changed(room.name, member.name, change, other.name), member)
+        self._tell(room, member, Changed(room.name, member.name, change, other.name))
         self._core.keep_room(room)
+        self._log(member, room, change, other.name)
+
+    def set_voice(self, member: Member, room: ChatRoom, other: Member, *, speaks: bool) -> None:
+        """Let another member of the room speak, whatever its modes, until it leaves; or do not any more."""
+        self.require(member, room)
+        voiced = room.rules.voiced
+        if room not in other.rooms:
+            raise ChatError(f"{other.name} is not in {room.name}")
+        if speaks is (other in voiced):
+            raise ChatError(f"{other.name} {'may' if speaks else 'need not'} speak in {room.name} already")
+        voiced.add(other) if speaks else voiced.discard(other)
+        change = "voiced" if speaks else "devoiced"
+        self._tell(room, member, Changed(room.name, member.name, change, other.name))
         self._log(member, room, change, other.name)
 
     def set_modes(self, member: Member, room: ChatRoom, changes: Iterable[str]) -> None:
         """Set modes (`+topic`) and unset them (`-topic`)."""
         self.require(member, room)
-        modes = set(room.rules.modes)
+        modes = set(room.rules.all_modes)
         for change in changes:
-            sign, name = (change[0], change[1:]) if change[:1] in {"+", "-"} else ("+", change)
-            if name not in MODES:
-                raise ChatError(f'no such mode: "{escape(name, 20)}"; the modes are {", ".join(MODES)}')
-            modes.add(name) if sign == "+" else modes.discard(name)
-        if modes == room.rules.modes:
+            sign, mode = (change[0], change[1:]) if change[:1] in {"+", "-"} else ("+", change)
+            name = mode.partition(":")[0]
+            if name in VALUED_MODES:
+                modes = {each for each in modes if not each.startswith(f"{name}:")}
+                if sign == "+":
+                    modes.add(check_valued(mode))
+                continue
+            if mode not in MODES:
+                known = ", ".join([*MODES, *(f"{each}:VALUE" for each in VALUED_MODES)])
+                raise ChatError(f'no such mode: "{escape(mode, 20)}"; the modes are {known}')
+            modes.add(mode) if sign == "+" else modes.discard(mode)
+        before = room.rules.all_modes
+        if modes == before:
             return
-        added, removed = sorted(modes - room.rules.modes), sorted(room.rules.modes - modes)
+        added = sorted(modes - before)
+        # A value that is replaced is not removed.
+        removed = [each for each in sorted(before - modes) if f"{each.partition(':')[0]}:" not in "+".join(added)]
         room.rules.set_modes(modes)
         shown = " ".join([*(f"+{name}" for name in added), *(f"-{name}" for name in removed)])
-        self._tell(room, Changed(room.name, member.name, "modes", shown), member)
+        self._tell(room, member, Changed(room.name, member.name, "modes", shown))
         self._core.keep_room(room)
         self._log(member, room, "set modes", shown)
 
@@ -208,7 +255,7 @@ class Moderation:
             raise ChatError(f"you have registered {mine} rooms, which is the limit; /release one first")
         self._core.rooms.set_founder(room, account.key)
         self._core.keep_room(room)
-        self._tell(room, Changed(room.name, member.name, "registered", room.name), member)
+        self._tell(room, member, Changed(room.name, member.name, "registered", room.name))
         self._log(member, room, "registered", room.name)
 
     def release_room(self, member: Member, room: ChatRoom) -> None:
@@ -218,7 +265,7 @@ class Moderation:
             raise ChatError(f"{room.name} is not registered")
         self._core.rooms.set_founder(room, "")
         self._core.keep_room(room)
-        self._tell(room, Changed(room.name, member.name, "released", room.name), member)
+        self._tell(room, member, Changed(room.name, member.name, "released", room.name))
         self._log(member, room, "released", room.name)
 
     def _check_subject(self, member: Member, room: ChatRoom, other: Member) -> None:
@@ -230,9 +277,13 @@ class Moderation:
     def _remove(self, member: Member, room: ChatRoom, other: Member, why: str) -> None:
         everyone = room.everyone
         self._core.rooms.leave(room, other)
-        self._core.delivery.send(everyone, Kicked(room.name, other.name, member.name, why), member.deliver)
+        kicked = Kicked(room.name, other.name, member.name, why, source=member.source)
+        member.own(kicked)
+        self._core.delivery.send(everyone, kicked, member.deliver)
 
-    def _tell(self, room: ChatRoom, event: Changed, member: Member) -> None:
+    def _tell(self, room: ChatRoom, member: Member, event: Changed) -> None:
+        event = replace(event, source=member.source)
+        member.own(event)
         self._core.delivery.send(room.everyone, event, member.deliver)
 
     def _log(self, member: Member, room: ChatRoom | None, change: str, whom: str, why: str = "") -> None:
@@ -245,6 +296,16 @@ class Moderation:
             room=escape(room.name) if room is not None else "the chat",
             because=f": {escape(_reason(why))}" if why else "",
         )
+
+
+def check_valued(mode: str) -> str:
+    """Return a mode with a value (`limit:10`). Raises `ChatError`."""
+    name, _, value = mode.partition(":")
+    if name == "limit" and not (value.isascii() and value.isdigit() and 0 < int(value[:9]) == int(value[:10])):
+        raise ChatError("a limit is a number, such as limit:10")
+    if name == "key" and not (0 < len(value) <= LONGEST_KEY and value.isprintable() and not set(value) & set(" ,:")):
+        raise ChatError(f"a key is a word of up to {LONGEST_KEY} characters without commas, such as key:sesame")
+    return f"{name}:{int(value)}" if name == "limit" else mode
 
 
 def _reason(text: str) -> str:

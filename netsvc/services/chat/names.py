@@ -12,7 +12,16 @@ from typing import Any, Generic, TypeVar
 from netsvc.services.chat.looks import look, skeleton
 from netsvc.services.chat.text import INVISIBLE
 
-__all__ = ["ChatError", "EmptyTextError", "NameIndex", "check_name", "find_key", "name_key", "reserved_names"]
+__all__ = [
+    "ChatError",
+    "EmptyTextError",
+    "NameIndex",
+    "NameTakenError",
+    "check_name",
+    "find_key",
+    "name_key",
+    "reserved_names",
+]
 
 T = TypeVar("T")
 
@@ -52,6 +61,10 @@ class ChatError(Exception):
 
 class EmptyTextError(ChatError):
     """Nothing visible is left of a text that a member sent."""
+
+
+class NameTakenError(ChatError):
+    """A name is another member's or account's, or looks like it."""
 
 
 def name_key(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from netsvc.base.bucket import Bucket
-from netsvc.services.chat.events import Acted, Event, Outlet, Said
+from netsvc.services.chat.events import Acted, Event, Outlet, Said, Source
 from netsvc.services.chat.names import name_key
 from netsvc.services.chat.rules import Rules
 from netsvc.services.chat.store.interface import AccountRecord, RoomRecord
@@ -23,15 +23,25 @@ class Member:
 
     __slots__ = (
         "account",
+        "away",
         "bucket",
         "deliver",
+        "echoes",
+        "entered",
+        "is_bot",
+        "is_invisible",
+        "is_operator",
         "key",
         "name",
         "outlet",
+        "own",
         "peer",
+        "real_name",
         "rooms",
         "settled",
         "slowed",
+        "source",
+        "spoke",
         "unsettled",
     )
 
@@ -52,17 +62,48 @@ class Member:
         self.settled: Callable[[], None] | None = None
         #: In the order of joining.
         self.rooms: dict[ChatRoom, None] = {}
+        #: What its protocol does with an event that the member caused itself, at once: the line protocol nothing, as it
+        #: answers in words of its own. `echoes`: its own messages to a room are delivered to it, too.
+        self.own: Callable[[Event], None] = _ignore
+        self.echoes = False
+        self.source = Source("chat", "")
+        self.real_name = self.away = ""
+        #: Whether it operates the whole chat, is a program, and is not listed to those in none of its rooms.
+        self.is_operator = self.is_bot = self.is_invisible = False
+        #: When it entered the chat, and when it last said something.
+        self.entered = self.spoke = 0.0
+
+    @property
+    def mask(self) -> str:
+        """What bans of the kind `mask` are compared with, in small letters."""
+        return f"{self.key}!{self.source.user}@{self.source.host}".casefold()
 
 
 class ChatRoom:
     """A room: its members, topic and last messages. Protocols read it, and change it through the core only."""
 
-    __slots__ = ("_everyone", "founder", "history", "is_kept", "key", "made", "members", "name", "rules", "topic")
+    __slots__ = (
+        "_everyone",
+        "founder",
+        "history",
+        "is_kept",
+        "key",
+        "made",
+        "members",
+        "name",
+        "rules",
+        "topic",
+        "topic_by",
+        "topic_time",
+    )
 
     def __init__(self, name: str, key: str, history: int) -> None:
         self.name = name
         self.key = key
         self.topic = ""
+        #: Who set it, and when.
+        self.topic_by = ""
+        self.topic_time = 0.0
         #: When it was created, and whether the store has it.
         self.made = 0.0
         self.is_kept = False
@@ -82,7 +123,8 @@ class ChatRoom:
         rules = self.rules if self.is_permanent else Rules()
         operators = frozenset(rules.operators)
         record = RoomRecord(self.key, self.name, self.made, rules.founder, operators, self.topic)
-        return replace(record, modes=rules.modes, bans=tuple(rules.bans))
+        record = replace(record, topic_by=self.topic_by, topic_time=self.topic_time)
+        return replace(record, modes=rules.all_modes, bans=tuple(rules.bans))
 
     @property
     def is_permanent(self) -> bool:
@@ -105,4 +147,9 @@ class ChatRoom:
         """Remove a member."""
         del self.members[member], member.rooms[self]
         self.rules.present.discard(member)
+        self.rules.voiced.discard(member)
         self._everyone = None
+
+
+def _ignore(_event: Event) -> None:
+    """Take an event that needs nothing."""

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from netsvc.base.values import seconds
 from netsvc.services.chat.account_commands import Speaker
 from netsvc.services.chat.names import ChatError
-from netsvc.services.chat.rules import BAN, MODES, MUTE, Effect, describe
+from netsvc.services.chat.rules import BAN, MODES, MUTE, VALUED_MODES, Effect, describe
 
 __all__ = ["ROOM_COMMANDS"]
 
@@ -81,7 +81,8 @@ def _mode(conversation: Speaker, text: str) -> None:
     core, room = conversation.core, conversation.here()
     if text:
         core.moderation.set_modes(conversation.member, room, text.split())
-    modes = ", ".join(f"{name} ({MODES[name]})" for name in sorted(room.rules.modes))
+    known = MODES | VALUED_MODES
+    modes = ", ".join(f"{mode} ({known[mode.partition(':')[0]]})" for mode in sorted(room.rules.all_modes))
     conversation.notice(f"modes of {room.name}: {modes}" if modes else f"{room.name} has no modes")
 
 
@@ -104,14 +105,26 @@ def _disconnect(conversation: Speaker, text: str) -> None:
     conversation.notice(f"{other.name} is disconnected")
 
 
+_ALL_MODES = ", ".join([*MODES, *(f"{name}:VALUE" for name in VALUED_MODES)])
+
+
+def _voice(speaks: bool, conversation: Speaker, name: str) -> None:
+    core, room = conversation.core, conversation.here()
+    other = core.find(name)
+    core.moderation.set_voice(conversation.member, room, other, speaks=speaks)
+    conversation.notice(f"{other.name} {'may' if speaks else 'may not'} speak in {room.name} whatever its modes")
+
+
 #: By name: the arguments, the line of help, and what runs it; see `commands.Command`.
 ROOM_COMMANDS: dict[str, tuple[str, str, Callable[[Speaker, str], Deferred[None] | None]]] = {
     "invite": ("NAME", "let a member enter the room", _invite),
-    "mode": ("[+MODE -MODE]", f"show or set the modes of the room: {', '.join(MODES)}", _mode),
+    "mode": ("[+MODE -MODE]", f"show or set the modes of the room: {_ALL_MODES}", _mode),
     "claim": ("", "register the room to your account, so that it lasts", _claim),
     "release": ("", "undo /claim", _release),
     "op": ("NAME", "make a member an operator of the room", partial(_operate, True)),
     "deop": ("NAME", "make a member no operator any more", partial(_operate, False)),
+    "voice": ("NAME", "let a member speak in the room, whatever its modes", partial(_voice, True)),
+    "devoice": ("NAME", "undo /voice", partial(_voice, False)),
     "kick": ("NAME [REASON]", "remove a member from the room", _kick),
     "ban": ("WHO [TIME] [REASON]", "keep a member, account:NAME or address:NETWORK out", partial(_ban, BAN)),
     "unban": ("WHO", "lift a ban", partial(_lift, BAN)),

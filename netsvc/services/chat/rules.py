@@ -10,7 +10,20 @@ from typing import Any, Protocol
 from netsvc.services.chat.names import ChatError, name_key
 from netsvc.services.chat.store.interface import Ban, RoomRecord
 
-__all__ = ["BAN", "MODES", "MUTE", "Effect", "Role", "Rules", "applies", "describe", "parse_target"]
+__all__ = [
+    "ADMIT",
+    "BAN",
+    "EXCEPT",
+    "MODES",
+    "MUTE",
+    "Effect",
+    "EntryError",
+    "Role",
+    "Rules",
+    "applies",
+    "describe",
+    "parse_target",
+]
 
 #: What a mode does, by its name.
 MODES = {
@@ -19,14 +32,31 @@ MODES = {
     "moderated": "only operators may speak",
     "topic": "only operators may change the topic",
     "secret": "the room is not listed",
+    "outside": "members of the chat that are not in the room may speak in it",
 }
+#: The modes with a value, which are written `key:VALUE`, and what they do.
+VALUED_MODES = {
+    "key": "who enters must know the key",
+    "limit": "so many members may be in the room",
+}
+#: Characters of a key.
+LONGEST_KEY = 64
 
 #: Bans, operators and invitations of one room.
 MOST_BANS, MOST_OPERATORS, MOST_INVITED = 100, 50, 100
 
-#: The effects of a ban, which its `kind` begins with.
+#: The effects of a ban, which its `kind` begins with: who may not enter, who may not speak, to whom no ban and mute
+#: applies, and who needs no invitation.
 Effect = str
-BAN, MUTE = "ban", "mute"
+BAN, MUTE, EXCEPT, ADMIT = "ban", "mute", "except", "admit"
+
+
+class EntryError(ChatError):
+    """A member may not enter a room. `reason` is banned, full, or the mode that keeps it out."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class Role(IntEnum):
@@ -52,12 +82,25 @@ class _Member(Protocol):
 
     @property
     def account(self) -> _Account | None: ...
+    @property
+    def mask(self) -> str: ...
 
 
 class Rules:
     """The rules of one room. An operator without an account is one until it leaves the room."""
 
-    __slots__ = ("bans", "founder", "invited", "is_restricted", "modes", "operators", "present")
+    __slots__ = (
+        "bans",
+        "founder",
+        "invited",
+        "is_restricted",
+        "key",
+        "limit",
+        "modes",
+        "operators",
+        "present",
+        "voiced",
+    )
 
     def __init__(self) -> None:
         #: The key of the account that registered the room.
@@ -66,7 +109,12 @@ class Rules:
         self.operators: set[str] = set()
         #: Members that operate it until they leave.
         self.present: set[Any] = set()
+        #: Members that may speak, whatever the modes, until they leave.
+        self.voiced: set[Any] = set()
         self.modes: frozenset[str] = frozenset()
+        #: What who enters must know, and how many may be in it; empty and 0 for no such rule.
+        self.key = ""
+        self.limit = 0
         self.bans: list[Ban] = []
         #: The keys of invited accounts and members, the longest invited first.
         self.invited: dict[str, None] = {}
@@ -75,9 +123,15 @@ class Rules:
 
     def restore(self, record: RoomRecord) -> None:
         """Take the rules of a record."""
-        self.founder, self.modes, self.bans = record.founder, record.modes, list(record.bans)
+        self.founder, self.bans = record.founder, list(record.bans)
         self.operators = set(record.operators)
-        self._changed()
+        self.set_modes(record.modes)
+
+    @property
+    def all_modes(self) -> frozenset[str]:
+        """The modes, those with a value (`key:VALUE`) as well."""
+        valued = {"key": self.key, "limit": str(self.limit or "")}
+        return self.modes | {f"{name}:{value}" for name, value in valued.items() if value}
 
     def role(self, member: _Member) -> Role:
         """Return what a member is in the room, apart from an operator of the chat."""
@@ -107,16 +161,20 @@ class Rules:
         if len(self.invited) > MOST_INVITED:
             del self.invited[next(iter(self.invited))]
 
-    def check_entry(self, member: _Member, name: str, now: float) -> None:
-        """Raise `ChatError` if a member may not enter the room `name`."""
+    def check_entry(self, member: _Member, name: str, now: float, key: str = "", count: int = 0) -> None:
+        """Raise `EntryError` if a member may not enter the room `name`, which has `count` members."""
         if self.role(member) or _identity(member) in self.invited:
             return
         if found := self.find(BAN, member, now):
-            raise ChatError(f"you are banned from {name}{_until(found, now)}{_because(found)}")
-        if "invite" in self.modes:
-            raise ChatError(f"{name} is for invited members; ask one of its operators for /invite")
+            raise EntryError("banned", f"you are banned from {name}{_until(found, now)}{_because(found)}")
+        if "invite" in self.modes and self.find(ADMIT, member, now) is None:
+            raise EntryError("invite", f"{name} is for invited members; ask one of its operators for /invite")
         if "registered" in self.modes and member.account is None:
-            raise ChatError(f"{name} is for members with an account; /register PASSWORD makes one")
+            raise EntryError("registered", f"{name} is for members with an account; /register PASSWORD makes one")
+        if self.key and key != self.key:
+            raise EntryError("key", f"{name} has a key; /join {name} KEY")
+        if self.limit and count >= self.limit:
+            raise EntryError("full", f"{name} is full: it is for {self.limit} members")
 
     def entered(self, member: _Member) -> None:
         """Note that a member has used its invitation."""
@@ -124,7 +182,7 @@ class Rules:
 
     def check_speech(self, member: _Member, name: str, now: float) -> None:
         """Raise `ChatError` if a member may not speak in the room `name`."""
-        if self.role(member):
+        if self.role(member) or member in self.voiced:
             return
         if "moderated" in self.modes:
             raise ChatError(f"not sent: only the operators of {name} may speak there now")
@@ -133,7 +191,10 @@ class Rules:
 
     def find(self, effect: Effect, member: _Member, now: float) -> Ban | None:
         """Return the ban with that effect that a member is subject to, if there is one."""
-        return next((ban for ban in self.bans if ban.kind.startswith(effect) and applies(ban, member, now)), None)
+        found = next((ban for ban in self.bans if ban.kind.startswith(effect) and applies(ban, member, now)), None)
+        if found is None or effect in (EXCEPT, ADMIT):
+            return found
+        return None if self.find(EXCEPT, member, now) else found
 
     def add(self, ban: Ban, now: float) -> None:
         """Add a ban in the place of an equal one. Raises `ChatError`."""
@@ -152,8 +213,17 @@ class Rules:
         return found
 
     def set_modes(self, modes: Iterable[str]) -> None:
-        """Set the modes."""
-        self.modes = frozenset(modes)
+        """Replace the modes, those with a value as well."""
+        flags, valued = set(), {}
+        for mode in modes:
+            name, colon, value = mode.partition(":")
+            if colon:
+                valued[name] = value
+            else:
+                flags.add(mode)
+        self.modes = frozenset(flags)
+        self.key = valued.get("key", "")
+        self.limit = int(valued.get("limit") or 0)
         self._changed()
 
     def lasting(self, now: float) -> tuple[Ban, ...]:
@@ -170,8 +240,10 @@ def parse_target(text: str) -> tuple[str, str] | None:
     Raises `ChatError` for a network that is none.
     """
     kind, colon, pattern = text.partition(":")
-    if not colon or kind not in {"account", "address", "name"}:
+    if not colon or kind not in {"account", "address", "name", "mask"}:
         return None
+    if kind == "mask":
+        return kind, pattern[:256].casefold()
     if kind != "address":
         return kind, name_key(pattern[:256])
     try:
@@ -198,7 +270,29 @@ def applies(ban: Ban, member: _Member, now: float) -> bool:
         return member.key == ban.pattern
     if kind == "account":
         return member.account is not None and member.account.key == ban.pattern
+    if kind == "mask":
+        return matches(ban.pattern, member.mask)
     return _is_within(member.peer, ban.pattern)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Return whether a text has the form of a pattern, in which `*` is any text and `?` any character."""
+    at = place = 0
+    star, resume = -1, 0
+    while place < len(text):
+        if at < len(pattern) and pattern[at] == "*":
+            star, resume = at, place
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", text[place]):
+            at += 1
+            place += 1
+        elif star >= 0:
+            # The last star takes one more: earlier ones need not, so that it takes no more than the product of both.
+            resume += 1
+            at, place = star + 1, resume
+        else:
+            return False
+    return not pattern[at:].strip("*")
 
 
 def _is_within(peer: str, network: str) -> bool:

@@ -8,6 +8,7 @@ from netsvc.services.chat.events import (
     Event,
     Joined,
     Left,
+    Noticed,
     Renamed,
     Retitled,
     Said,
@@ -20,7 +21,7 @@ __all__ = ["View"]
 
 _COMING_AND_GOING = (Joined, Left, Departed, Renamed)
 #: The events that a member causes, with its `name`.
-_OWN = (Said, Acted, Whispered, Joined, Left, Departed, Retitled)
+_OWN = (Said, Acted, Whispered, Noticed, Joined, Left, Departed, Retitled)
 
 
 class View:

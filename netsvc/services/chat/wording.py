@@ -19,6 +19,7 @@ from netsvc.services.chat.events import (
     Joined,
     Kicked,
     Left,
+    Noticed,
     Remembering,
     Renamed,
     Retitled,
@@ -39,7 +40,13 @@ _CHANGES = {
     "opped": "made {whom} an operator of {room}",
     "deopped": "made {whom} no operator of {room} any more",
     "modes": "set modes of {room}: {whom}",
-    "invited": "invited {whom}; /join {room}",
+    "excepted": "let no ban of {room} apply to {whom}",
+    "unexcepted": "let bans of {room} apply to {whom} again",
+    "admitted": "let {whom} enter {room} without an invitation",
+    "unadmitted": "does not let {whom} enter {room} without an invitation any more",
+    "voiced": "let {whom} speak in {room}",
+    "devoiced": "does not let {whom} speak in {room} more than others any more",
+    "invited": "invited {whom} to {room}; /join {room}",
     "registered": "registered {room}",
     "released": "released {room}: it is not registered any more",
 }
@@ -54,13 +61,16 @@ def _with(why: str) -> str:
 _WORDINGS: dict[type[Event], Callable[[Any], str]] = {
     Said: lambda event: f"[{event.room}] {event.name}: {event.text}",
     Acted: lambda event: f"[{event.room}] * {event.name} {event.text}",
-    Whispered: lambda event: f"{event.name} -> you: {event.text}",
+    Whispered: lambda event: f"{event.name} -> you: {'* ' * event.acted}{event.text}",
+    Noticed: lambda event: (
+        f"[{event.room}] -{event.name}- {event.text}" if event.room else f"-{event.name}- {event.text}"
+    ),
     Unsent: lambda event: f"* not sent, as {event.reason}: {event.text}",
     Forgetting: lambda event: f"* {event.reason}: the chat cannot keep messages now, and refuses them until it can",
     Remembering: lambda _event: "* the chat can keep messages again",
     Joined: lambda event: f"* {event.name} joined {event.room}",
-    Left: lambda event: f"* {event.name} left {event.room}",
-    Departed: lambda event: f"* {event.name} left the chat" + (f" ({event.reason})" if event.reason else ""),
+    Left: lambda event: f"* {event.name} left {event.room}{_with(event.why)}",
+    Departed: lambda event: f"* {event.name} left the chat{_with(event.reason or event.why)}",
     Renamed: lambda event: f"* {event.old} is now {event.new}",
     Retitled: lambda event: (
         f"* {event.name} set the topic of {event.room}: {event.topic}"
@@ -90,8 +100,9 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def wording(event: Event) -> str:
-    """Return the line of an event, without a line end."""
-    return _WORDINGS[type(event)](event)
+    """Return the line of an event, without a line end; an empty one if it has none, as its wire form is another."""
+    words = _WORDINGS.get(type(event))
+    return words(event) if words is not None else ""
 
 
 def past(event: Event, age: float) -> str:
@@ -126,14 +137,15 @@ class LineForm:
         if data is None:
             events = event.events if isinstance(event, Several) else (event,)
             lines = map(_timed if self._has_times else wording, events)
-            data = event.rendered[self] = self.encode(lines)
+            data = event.rendered[self] = self.encode(filter(None, lines))
         return data
 
 
 def _timed(event: Event) -> str:
     # What is not kept happens now.
     moment = time.localtime(getattr(event, "time", 0) or None)
-    return f"({time.strftime('%H:%M', moment)}) {wording(event)}"
+    line = wording(event)
+    return line and f"({time.strftime('%H:%M', moment)}) {line}"
 
 
 @cache
