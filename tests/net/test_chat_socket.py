@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from netsvc.interfaces import Context
 from netsvc.options import parse_settings
 from netsvc.service import stream_factory
-from netsvc.services.chat.connection import GONE
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.events import Departed, Joined, Reason, Stopping
 from netsvc.services.chat.line import LineChat

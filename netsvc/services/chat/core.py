@@ -667,8 +667,8 @@ class ChatCore:
             self.check_speech(member, to)
         receivers = to.members.keys() if isinstance(to, ChatRoom) else {to}
         self.congestion.admit(receivers, member.name, event.tags, getattr(event, "text", ""))
-        where = {"room": to.name} if isinstance(to, ChatRoom) else {"to": to.name}
-        event = replace(event, id=self.new_id(), **where)
+        room, receiver = (to.name, "") if isinstance(to, ChatRoom) else ("", to.name)
+        event = replace(event, id=self.new_id(), room=room, to=receiver)
         self._tell(member, to.everyone if isinstance(to, ChatRoom) else (to.deliver,), event)
 
     def new_id(self) -> str:

@@ -147,9 +147,8 @@ class Moderation:
             raise ChatError(f"{target.shown} is not subject to your bans")
         rules.add(ban, now)
         change = _MADE[target.effect]
-        self._tell(
-            room, member, Changed(room.name, member.name, change, target.shown, ban.why, (target.kind, target.pattern))
-        )
+        made_for = (target.kind, target.pattern)
+        self._tell(room, member, Changed(room.name, member.name, change, target.shown, ban.why, made_for))
         if target.effect == BAN:
             for other in subject:
                 if room in other.rooms and self.role(other, room) < Role.OPERATOR:
@@ -163,9 +162,8 @@ class Moderation:
         if not room.rules.lift(target.effect, target.kind, target.pattern):
             raise ChatError(f"there is no such ban in {room.name}; /bans lists them")
         change = f"un{_MADE[target.effect]}"
-        self._tell(
-            room, member, Changed(room.name, member.name, change, target.shown, subject=(target.kind, target.pattern))
-        )
+        made_for = (target.kind, target.pattern)
+        self._tell(room, member, Changed(room.name, member.name, change, target.shown, subject=made_for))
         self._core.keep_room(room)
         self._log(member, room, change, f"{target.kind}:{target.pattern}")
 
