@@ -34,11 +34,11 @@ from netsvc.services.chat.events import (
     Joined,
     Left,
     Noticed,
+    Origin,
     Outlet,
     Reason,
     Renamed,
     Retitled,
-    Source,
     Stopping,
     Tagged,
     Whispered,
@@ -361,7 +361,7 @@ class ChatCore:
         bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
         member = Member(name, outlet, bucket)
         member.account = account
-        member.source = Source("chat", self.cloak.host(outlet.peer), account.name if account else "")
+        member.source = Origin("chat", self.cloak.host(outlet.peer), account.name if account else "")
         member.entered = member.spoke = self.now()
         self._members.add(member.name, member)
         self._places.heard(member, self.context.reactor.seconds())

@@ -29,6 +29,7 @@ __all__ = [
     "Kicked",
     "Left",
     "Noticed",
+    "Origin",
     "Outlet",
     "Reason",
     "Remembering",
@@ -36,7 +37,6 @@ __all__ = [
     "Retitled",
     "Said",
     "Several",
-    "Source",
     "Stopping",
     "Tagged",
     "Turn",
@@ -50,12 +50,15 @@ _MOST_EVENTS = 64
 _MOST_CHARACTERS = 8192
 
 
-class Source(NamedTuple):
-    """What a wire form may say of a member besides its name: user and host name, and the account it is logged in to."""
+class Origin(NamedTuple):
+    """What a wire form may say of a member besides its name: user and host name, the account that it is logged in to, and
+    whether it is a program.
+    """
 
     user: str
     host: str
     account: str = ""
+    is_bot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Event:
 
     rendered: dict[object, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
     #: Of the member that caused it; None if that is not known any more.
-    source: Source | None = field(default=None, kw_only=True, repr=False, compare=False)
+    source: Origin | None = field(default=None, kw_only=True, repr=False, compare=False)
     #: The message tags that its sender's client has attached for other clients, as they are written in IRC.
     tags: str = field(default="", kw_only=True, repr=False, compare=False)
 
@@ -249,8 +252,8 @@ class Changed(Event):
     """`name` changed who may do what in `room`.
 
     `change`: banned, unbanned, muted, unmuted, excepted, unexcepted, admitted, unadmitted (a standing invitation),
-    opped, deopped, voiced, devoiced, modes, invited, registered or released; `whom` is whom it is about, or the modes.
-    The operators of the room and the invited member get `invited`.
+    opped, deopped, voiced, devoiced, modes, invited, asked, registered or released; `whom` is whom it is about, or the
+    modes. The invited member gets `invited`, the operators of the room `asked`.
     """
 
     room: str

@@ -177,9 +177,9 @@ class Moderation:
             raise ChatError(f"{other.name} is in {room.name} already")
         room.rules.invite(other)
         invited = Changed(room.name, member.name, "invited", other.name, source=member.source)
+        self._core.delivery.send((other.deliver,), invited)
         operators = [each.deliver for each in room.members if self.role(each, room) >= Role.OPERATOR]
-        member.own(invited)
-        self._core.delivery.send((other.deliver, *operators), invited, member.deliver)
+        self._core.delivery.send(operators, replace(invited, change="asked"), member.deliver)
         self._log(member, room, "invited", other.name)
 
     def set_operator(self, member: Member, room: ChatRoom, other: Member, *, operates: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from netsvc.base.bucket import Bucket
-from netsvc.services.chat.events import Acted, Event, Outlet, Said, Source
+from netsvc.services.chat.events import Acted, Event, Origin, Outlet, Said
 from netsvc.services.chat.names import name_key
 from netsvc.services.chat.rules import Rules
 from netsvc.services.chat.store.interface import AccountRecord, RoomRecord
@@ -28,7 +28,6 @@ class Member:
         "deliver",
         "echoes",
         "entered",
-        "is_bot",
         "is_invisible",
         "is_operator",
         "key",
@@ -66,10 +65,10 @@ class Member:
         #: answers in words of its own. `echoes`: its own messages to a room are delivered to it, too.
         self.own: Callable[[Event], None] = _ignore
         self.echoes = False
-        self.source = Source("chat", "")
+        self.source = Origin("chat", "")
         self.real_name = self.away = ""
-        #: Whether it operates the whole chat, is a program, and is not listed to those in none of its rooms.
-        self.is_operator = self.is_bot = self.is_invisible = False
+        #: Whether it operates the whole chat, and is not listed to those in none of its rooms.
+        self.is_operator = self.is_invisible = False
         #: When it entered the chat, and when it last said something.
         self.entered = self.spoke = 0.0
 

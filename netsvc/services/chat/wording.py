@@ -47,6 +47,7 @@ _CHANGES = {
     "voiced": "let {whom} speak in {room}",
     "devoiced": "does not let {whom} speak in {room} more than others any more",
     "invited": "invited {whom} to {room}; /join {room}",
+    "asked": "invited {whom} to {room}",
     "registered": "registered {room}",
     "released": "released {room}: it is not registered any more",
 }
