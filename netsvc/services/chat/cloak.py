@@ -18,4 +18,4 @@ class Cloak:
     def host(self, peer: str) -> str:
         """Return the host name of a peer."""
         digest = hashlib.blake2s(peer.encode("utf-8", "replace"), key=self._secret, digest_size=10).digest()
-        return f"ip/{base64.b32encode(digest).decode().lower()}"
+        return f"ip-{base64.b32encode(digest).decode().lower()}"

@@ -51,9 +51,7 @@ _MOST_CHARACTERS = 8192
 
 
 class Origin(NamedTuple):
-    """What a wire form may say of a member besides its name: user and host name, the account that it is logged in to, and
-    whether it is a program.
-    """
+    """What is said of a member besides its name: user and host name, its account, and whether it is a program."""
 
     user: str
     host: str
