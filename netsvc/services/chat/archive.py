@@ -16,7 +16,7 @@ from netsvc.services.chat.events import (
     Delivery,
     Event,
     Forgetting,
-    Origin,
+    MemberOrigin,
     Remembering,
     Said,
     Turn,
@@ -46,7 +46,7 @@ class UnsettledError(Exception):
 class _Sender(Protocol):
     deliver: Callable[[Event], None]
     echoes: bool
-    source: Origin
+    source: MemberOrigin
     unsettled: int
     settled: Callable[[], None] | None
 
@@ -69,7 +69,7 @@ class _Pending(NamedTuple):
     tags: str
 
 
-def event_of(room: str, message: Message, source: Origin | None = None, tags: str = "") -> Said | Acted:
+def event_of(room: str, message: Message, source: MemberOrigin | None = None, tags: str = "") -> Said | Acted:
     """Return the event of a kept message, in a room of this name."""
     kind = Acted if message.acted else Said
     account, time = message.account, message.time

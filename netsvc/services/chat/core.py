@@ -33,8 +33,8 @@ from netsvc.services.chat.events import (
     Identified,
     Joined,
     Left,
+    MemberOrigin,
     Noticed,
-    Origin,
     Outlet,
     Reason,
     Renamed,
@@ -361,7 +361,7 @@ class ChatCore:
         bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
         member = Member(name, outlet, bucket)
         member.account = account
-        member.source = Origin("chat", self.cloak.host(outlet.peer), account.name if account else "")
+        member.source = MemberOrigin("chat", self.cloak.host(outlet.peer), account.name if account else "")
         member.entered = member.spoke = self.now()
         self._members.add(member.name, member)
         self._places.heard(member, self.context.reactor.seconds())
@@ -434,6 +434,10 @@ class ChatCore:
         else:
             bucket.take(1, now)
         return wait
+
+    def get(self, key: str | None) -> Member | None:
+        """Return the member with that key (`key_of`)."""
+        return self._members.get(key)
 
     def find(self, name: str) -> Member:
         """Return the member of that name, whatever its case. Raises `ChatError` if there is none."""

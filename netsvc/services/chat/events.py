@@ -28,8 +28,8 @@ __all__ = [
     "Joined",
     "Kicked",
     "Left",
+    "MemberOrigin",
     "Noticed",
-    "Origin",
     "Outlet",
     "Reason",
     "Remembering",
@@ -50,7 +50,7 @@ _MOST_EVENTS = 64
 _MOST_CHARACTERS = 8192
 
 
-class Origin(NamedTuple):
+class MemberOrigin(NamedTuple):
     """What is said of a member besides its name: user and host name, its account, and whether it is a program."""
 
     user: str
@@ -69,7 +69,7 @@ class Event:
 
     rendered: dict[object, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
     #: Of the member that caused it; None if that is not known any more.
-    source: Origin | None = field(default=None, kw_only=True, repr=False, compare=False)
+    source: MemberOrigin | None = field(default=None, kw_only=True, repr=False, compare=False)
     #: The message tags that its sender's client has attached for other clients, as they are written in IRC.
     tags: str = field(default="", kw_only=True, repr=False, compare=False)
 

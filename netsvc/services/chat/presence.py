@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from netsvc.services.chat.events import Audience, Event, Origin
+from netsvc.services.chat.events import Audience, Event, MemberOrigin
 
 __all__ = ["Absent", "Former", "Presence", "Present"]
 
@@ -36,7 +36,7 @@ class Former(NamedTuple):
 
     key: str
     name: str
-    source: Origin
+    source: MemberOrigin
     real_name: str
     until: float
 
@@ -44,7 +44,7 @@ class Former(NamedTuple):
 class _Member(Protocol):
     name: str
     key: str
-    source: Origin
+    source: MemberOrigin
     real_name: str
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from netsvc.base.bucket import Bucket
-from netsvc.services.chat.events import Acted, Event, Origin, Outlet, Said
+from netsvc.services.chat.events import Acted, Event, MemberOrigin, Outlet, Said
 from netsvc.services.chat.names import name_key
 from netsvc.services.chat.rules import Rules
 from netsvc.services.chat.store.interface import AccountRecord, RoomRecord
@@ -65,7 +65,7 @@ class Member:
         #: answers in words of its own. `echoes`: its own messages to a room are delivered to it, too.
         self.own: Callable[[Event], None] = _ignore
         self.echoes = False
-        self.source = Origin("chat", "")
+        self.source = MemberOrigin("chat", "")
         self.real_name = self.away = ""
         #: Whether it operates the whole chat, and is not listed to those in none of its rooms.
         self.is_operator = self.is_invisible = False
