@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import time
+from typing import Any
 
 from twisted.logger import Logger, LogLevel
 
@@ -12,17 +13,24 @@ GATHERED = "netsvc_gathered"
 _INFO = LogLevel.info
 
 
-def log_request(log: Logger, line: str, /, **fields: object) -> None:
-    """Log `line`, with fields for observers that read events rather than lines. In the reactor's thread.
+def request_event(log: Logger, /, **fields: object) -> dict[str, Any]:
+    """Return the event of a request, for `log_event`, with fields for observers that read events rather than lines.
 
-    The event is the one that `log.info("{line}", ...)` would make, which takes longer than sending a small file.
+    It is the one that `log.info("{line}", ...)` would make, which takes longer than sending a small file.
     """
-    fields["log_logger"] = log
-    fields["log_level"] = _INFO
-    fields["log_namespace"] = log.namespace
-    fields["log_source"] = log.source
-    fields["log_format"] = "{line}"
-    fields["log_time"] = time()
-    fields["line"] = line
-    fields[GATHERED] = True
-    log.observer(fields)
+    return {
+        "log_logger": log,
+        "log_level": _INFO,
+        "log_namespace": log.namespace,
+        "log_source": log.source,
+        "log_format": "{line}",
+        GATHERED: True,
+        **fields,
+    }
+
+
+def log_event(event: dict[str, Any], line: str) -> None:
+    """Log `line` with an event, which is not to be used again. In the reactor's thread."""
+    event["log_time"] = time()
+    event["line"] = line
+    event["log_logger"].observer(event)

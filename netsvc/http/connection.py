@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from fcntl import ioctl
 from functools import lru_cache
 from http import HTTPStatus
 from math import inf
-from typing import Any
+from termios import TIOCOUTQ
+from typing import Any, NamedTuple
 
 from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
@@ -36,6 +39,8 @@ RESOLUTION = 1.0
 TEXT = "text/plain; charset=utf-8"
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
+_INT = struct.Struct("@i")
+_ZERO = bytes(_INT.size)
 _CONTINUE = _STATUS_LINES[100] + b"\r\n"
 
 _log = Logger(namespace="netsvc.http")
@@ -55,6 +60,18 @@ class Times:
     closing: float = 600.0
 
 
+class WholeAnswer(NamedTuple):
+    """An answer to GET with status 200: the size of its content, and what follows the first lines."""
+
+    size: int
+    rest: bytes
+
+    @classmethod
+    def of(cls, body: bytes, headers: bytes) -> WholeAnswer:
+        """Prepare an answer; see `Exchange.answer`."""
+        return cls(len(body), b"Content-Length: %d\r\n%b\r\n%b" % (len(body), headers, body))
+
+
 class Exchange:
     """A request and its answer.
 
@@ -64,7 +81,7 @@ class Exchange:
 
     __slots__ = (
         *("_ended", "_is_chunked", "connection", "keep_alive", "producer", "request", "sent", "started", "status"),
-        "waiting",
+        *("target", "user", "waiting"),
     )
 
     def __init__(self, connection: HTTPConnection, request: Request, started: float) -> None:
@@ -76,6 +93,10 @@ class Exchange:
         #: The status of the answer, once it has begun, and the bytes of its content so far.
         self.status = 0
         self.sent = 0
+        #: The target as access records have it: without a secret in it.
+        self.target = request.target
+        #: Who the client has proved to be, for access records; empty if nobody in particular.
+        self.user = ""
         #: Whether another request may follow.
         self.keep_alive = request.keep_alive
         #: Told to pause while the client does not read; see `IPushProducer`.
@@ -111,6 +132,23 @@ class Exchange:
             self.sent = len(body)
             data = self._head(status, headers, len(body), body)
         self.connection.transport.write(data)
+        self._finish()
+
+    def answer_whole(self, whole: WholeAnswer) -> None:
+        """Send an answer to GET that was prepared."""
+        if not self.waiting:
+            return
+        if self.status:
+            self.connection.abort()
+            return
+        self.status = 200
+        self.sent = whole.size
+        connection = self.connection
+        factory = connection.factory
+        first = _first_lines(200, int(factory.now()))
+        if not self.keep_alive or self.request.version != 11 or factory.draining:
+            first += self._connection_line()
+        connection.transport.write(first + whole.rest)
         self._finish()
 
     def start(self, status: int, headers: bytes = b"", length: int | None = None) -> None:
@@ -160,16 +198,23 @@ class Exchange:
             self._is_chunked = request.method != b"HEAD"
         else:
             self.keep_alive = False
-        self.keep_alive = self.keep_alive and not factory.draining
+        return b"".join((first, framing, self._connection_line(), headers, b"\r\n", body))
+
+    def _connection_line(self) -> bytes:
+        """Decide whether another request may follow, and return the header that says so."""
+        self.keep_alive = self.keep_alive and not self.connection.factory.draining
         if not self.keep_alive:
-            framing += b"Connection: close\r\n"
-        elif request.version == 10:
-            framing += b"Connection: keep-alive\r\n"
-        return b"".join((first, framing, headers, b"\r\n", body))
+            return b"Connection: close\r\n"
+        return b"Connection: keep-alive\r\n" if self.request.version == 10 else b""
 
     def _finish(self) -> None:
-        self.end()
-        self.connection.finished(self)
+        connection = self.connection
+        if self._ended or connection.factory.request_ended is not None:
+            self.end()
+        else:
+            self.waiting = False
+            self.producer = None
+        connection.finished(self)
 
     def end(self) -> None:
         """Note that the answer is finished or the client is gone."""
@@ -202,7 +247,7 @@ class HTTPConnection(Protocol):
 
     Nothing is read or answered while the client does not read, and at most `MOST_WAITING` bytes are kept. When the
     server closes, what the client still sends is read and dropped for a while, because a reset could cut the answer
-    (RFC 9112, section 9.6).
+    (RFC 9112, section 9.6); but not if the client has asked for it, and has got everything.
     """
 
     factory: HTTPFactory
@@ -211,23 +256,26 @@ class HTTPConnection(Protocol):
     #: the reason.
     closing: Callable[[HTTPConnection, Failure | None], None] | None = None
 
-    def __init__(self) -> None:
-        #: The request that is being answered.
-        self.exchange: Exchange | None = None
-        #: When something is due, in seconds.
-        self.deadline = inf
-        #: The client as log lines name it, once a line was written.
-        self.peer_name = ""
-        self._parser: RequestParser
-        self._unread = b""
-        self._is_paused = False
-        self._is_lent = False
-        self._reads = True
-        self._answering = False
-        self._has_begun = False
-        self._client_done = False
-        self._closing = False
-        self._ending = False
+    # What all connections begin with is kept in the class: few need all of it, and there may be many.
+    #: The request that is being answered.
+    exchange: Exchange | None = None
+    #: When something is due, in seconds.
+    deadline = inf
+    #: The client as log lines name it, once a line was written.
+    peer_name = ""
+    #: While a request is on its way that is not known as a whole.
+    _parser: RequestParser | None = None
+    _unread = b""
+    _is_paused = False
+    _is_lent = False
+    _reads = True
+    _answering = False
+    _has_begun = False
+    _client_done = False
+    _closing = False
+    _ending = False
+    #: Whether the client has said that it asks for nothing more.
+    _is_asked = False
 
     @property
     def idle(self) -> bool:
@@ -237,7 +285,6 @@ class HTTPConnection(Protocol):
     def connectionMade(self) -> None:
         """Wait for a request."""
         factory = self.factory
-        self._parser = RequestParser(factory.limits, self._continue, factory.known_headers)
         self.transport.registerProducer(self, True)
         factory.opened(self)
         self.deadline = factory.clock.seconds() + factory.times.request
@@ -254,6 +301,16 @@ class HTTPConnection(Protocol):
         """Answer the requests that have come."""
         if self._closing:
             return
+        if self.exchange is None and self._parser is None and not (self._unread or self._is_paused or self._answering):
+            # The usual case: one request whose headers are known, and nothing before it or behind it.
+            request = self.factory.known_headers.find(data)
+            if request is not None:
+                self._answering = True
+                try:
+                    self._serve(request)
+                finally:
+                    self._answering = False
+                return
         self._unread = self._unread + data if self._unread else data
         if self.exchange is None:
             self._answer()
@@ -291,13 +348,21 @@ class HTTPConnection(Protocol):
             data = data[:end]
         else:
             self._unread = b""
-        for found in self._parser.feed(data):
+        parser = self._parser
+        if parser is None:
+            factory = self.factory
+            parser = self._parser = RequestParser(factory.limits, self._continue, factory.known_headers)
+        found = parser.feed(data)
+        if not parser.busy:
+            # Between requests it would only take memory.
+            self._parser = None
+        for each in found:
             self._has_begun = False
-            if isinstance(found, Request):
-                self._serve(found)
+            if isinstance(each, Request):
+                self._serve(each)
             else:
-                self._refuse(found)
-        if self._parser.busy and not self._has_begun and not self._closing:
+                self._refuse(each)
+        if parser.busy and not self._has_begun and not self._closing:
             self._has_begun = True
             self.deadline = self.factory.clock.seconds() + self.factory.times.request
 
@@ -334,18 +399,24 @@ class HTTPConnection(Protocol):
             self._is_lent = False
             self.transport.registerProducer(self, True)
         if not exchange.keep_alive or self.factory.draining:
-            self.close()
+            request = exchange.request
+            self._is_asked = bool(request.method) and not request.keep_alive and not self._unread
+            self._close(self._now(exchange))
             return
-        # An answer without delay took no time that matters to a deadline.
-        now = exchange.started if self._answering else self.factory.clock.seconds()
-        self.deadline = now + self.factory.times.idle
+        self.deadline = self._now(exchange) + self.factory.times.idle
         if self._unread or self._client_done:
             self._answer()
 
+    def _now(self, exchange: Exchange) -> float:
+        # An answer without delay took no time that matters to a deadline.
+        return exchange.started if self._answering else self.factory.clock.seconds()
+
     def close(self) -> None:
         """Close when everything is sent."""
-        if self._closing:
-            return
+        if not self._closing:
+            self._close(self.factory.clock.seconds())
+
+    def _close(self, now: float) -> None:
         self._closing = True
         self._unread = b""
         transport = self.transport
@@ -353,7 +424,7 @@ class HTTPConnection(Protocol):
         if self._client_done or not _knows_half_close(transport.__class__) or getattr(transport, "TLS", False):
             self._end()
             return
-        self.deadline = self.factory.clock.seconds() + self.factory.times.linger
+        self.deadline = now + self.factory.times.linger
         transport.loseWriteConnection()
         if not self._reads:
             self._reads = True
@@ -423,6 +494,11 @@ class HTTPConnection(Protocol):
         """Close, unless the client is awaited."""
         if not self._closing:
             self.close()
+        elif self._is_asked and not self._ending and unacknowledged(self.transport) == 0:
+            self._ending = True
+            if self.closing is not None:
+                self.closing(self, None)
+            self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the answer in progress."""
@@ -434,6 +510,18 @@ class HTTPConnection(Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.end()
+
+
+def unacknowledged(transport: Any) -> int | None:
+    """Return how many of the written bytes the other end's system has not acknowledged; None if it cannot be known.
+
+    The end of the stream counts as one.
+    """
+    try:
+        (waiting,) = _INT.unpack(ioctl(transport.fileno(), TIOCOUTQ, _ZERO))
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return int(waiting) + len(transport.dataBuffer) + sum(map(len, transport._tempDataBuffer))
 
 
 @lru_cache(maxsize=32)
@@ -468,7 +556,7 @@ class HTTPFactory:
         self.times = times or Times()
         #: Returns the time of day, for the header Date.
         self.now = now
-        self.known_headers = KnownHeaders()
+        self.known_headers = KnownHeaders(self.limits)
         #: Called with each request that has ended, answered or not.
         self.request_ended: Callable[[Exchange], None] | None = None
         #: Whether each answer is the last one of its connection.

@@ -110,8 +110,9 @@ class KnownHeaders:
     them, so they are parsed once. For parsers with the same limits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: RequestLimits | None = None) -> None:
         self._requests: dict[bytes, Request] = {}
+        self._longest = (limits or RequestLimits()).target
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -123,12 +124,18 @@ class KnownHeaders:
                 self._requests.clear()
             self._requests[section] = request
 
-    def request(self, line: re.Match[bytes], section: bytes) -> Request | None:
-        """Return a request with such headers; None if they are not known."""
-        known = self._requests.get(section)
+    def find(self, data: bytes) -> Request | None:
+        """Return the request that the bytes are, exactly; None if its line is not plain or its headers not known."""
+        line = _PLAIN_LINE.match(data)
+        if line is None:
+            return None
+        known = self._requests.get(data[line.end() :])
         if known is None:
             return None
-        return Request(line[1], line[2], 11, known.headers, known.keep_alive, known.names)
+        method, target = line.groups()
+        if len(target) > self._longest:
+            return None
+        return Request(method, target, 11, known.headers, known.keep_alive, known.names)
 
 
 class RequestParser:
@@ -138,6 +145,12 @@ class RequestParser:
     10.1.1). Nothing more is read after an error. Requests to switch protocols are answered like any other.
     """
 
+    __slots__ = (
+        *("_body", "_body_size", "_expects_body", "_failed", "_found", "_headers", "_host", "_in_first_line"),
+        *("_is_http", "_is_last", "_is_plain", "_known", "_limits", "_longest", "_parser", "_pending", "_request"),
+        *("_target", "_unseen", "busy"),
+    )
+
     def __init__(
         self,
         limits: RequestLimits,
@@ -145,7 +158,7 @@ class RequestParser:
         known: KnownHeaders | None = None,
     ) -> None:
         self._limits = limits
-        self._known = KnownHeaders() if known is None else known
+        self._known = KnownHeaders(limits) if known is None else known
         self._longest = limits.target + limits.head + _OVERHEAD * limits.headers
         self._expects_body = expects_body
         #: Not for requests whose headers are known.
@@ -178,15 +191,13 @@ class RequestParser:
             return []
         if self.busy or self._is_last:
             return self._parse(data)
-        line = _PLAIN_LINE.match(data)
-        if line is None or line.end(2) - line.start(2) > self._limits.target:
-            return self._parse(data)
-        section = data[line.end() :]
-        request = self._known.request(line, section)
+        request = self._known.find(data)
         if request is None:
             found = self._parse(data)
             if len(found) == 1 and not self.busy and self._is_plain and isinstance(found[0], Request):
-                self._known.add(section, found[0])
+                line = _PLAIN_LINE.match(data)
+                if line is not None:
+                    self._known.add(data[line.end() :], found[0])
             return found
         if not request.keep_alive:
             # httptools refuses what follows, so it must see this request, but only if something does.

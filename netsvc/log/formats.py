@@ -120,7 +120,7 @@ class TextLines:
     def event(self, event: LogEvent) -> str | None:
         """Return the line of an event, if it has text."""
         if GATHERED in event:
-            # One of `log_request`: by far the most lines of a busy server are.
+            # One of `log_event`: by far the most lines of a busy server are.
             line = event["line"].replace("\n", "\n\t")
             return f"{self._time(event['log_time'])} [{source_name(event['log_namespace'])}#info] {line}\n"
         template = event.get("log_format")

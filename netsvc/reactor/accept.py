@@ -120,11 +120,16 @@ class AcceptMixin(tcp.Port):
             peer = (host, *peer[1:])
         protocol = None
         try:
-            protocol = self.factory.buildProtocol(self._buildAddr(peer))  # type: ignore[union-attr]
+            address = self._buildAddr(peer)
+            protocol = self.factory.buildProtocol(address)  # type: ignore[union-attr]
             if protocol is not None:
                 number = self.sessionno
                 self.sessionno = number + 1
-                protocol.makeConnection(self.transport(connection, protocol, peer, self, number, self.reactor))
+                transport: Any = self.transport(connection, protocol, peer, self, number, self.reactor)
+                if type(peer) is tuple:
+                    # The same for whoever asks.
+                    transport.peer = address
+                protocol.makeConnection(transport)
         except BaseException:  # noqa: BLE001  (an error of one connection must not stop the port)
             log.err()
         if protocol is None:

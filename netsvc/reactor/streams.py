@@ -18,11 +18,14 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet import error, main, tcp, unix
 from twisted.internet.address import IPv6Address
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.posixbase import PosixReactorBase
+from twisted.python import log
 from twisted.python.failure import Failure
 
 from netsvc.reactor.accept import AcceptMixin
@@ -104,6 +107,8 @@ class _TCPServer(Hooked, tcp.Server):
 
     counted_by_kernel = True
     socket: Any
+    #: The address of the peer, if the port has given it.
+    peer: Any = None
     _name = ""
     # Whether the peer has closed its side.
     _at_end = False
@@ -134,7 +139,9 @@ class _TCPServer(Hooked, tcp.Server):
 
     def getPeer(self) -> Any:
         """See `ITransport.getPeer`."""
-        return self.addresses[0] if self.addresses else super().getPeer()
+        if self.addresses:
+            return self.addresses[0]
+        return self.peer or super().getPeer()
 
     def getHost(self) -> Any:
         """See `ITransport.getHost`."""
@@ -325,7 +332,6 @@ class _FlushedStream(FlushedMixin, Hooks):
     _writeDisconnecting: bool
     _writeDisconnected: bool
     _maybePauseProducer: Any
-    _closeWriteConnection: Any
     writeSomeData: Any
     send_now: Any
 
@@ -461,6 +467,25 @@ class _FlushedStream(FlushedMixin, Hooks):
             self.stopWriting()
         self._writeDisconnected = True
         return self._closeWriteConnection()
+
+    def _closeWriteConnection(self) -> None:
+        # The same as Twisted, except that it asks the class first, which is much faster.
+        if not _half_closes(self.protocol.__class__):
+            super()._closeWriteConnection()  # type: ignore[misc]
+            return
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        try:
+            self.protocol.writeConnectionLost()
+        except BaseException:  # noqa: BLE001  (it ends this connection only)
+            failure = Failure()
+            log.err(failure)
+            self.connectionLost(failure)
+
+
+@lru_cache(maxsize=64)
+def _half_closes(protocol: type) -> bool:
+    return bool(IHalfCloseableProtocol.implementedBy(protocol))
 
 
 class _FlushedTCPServer(_FlushedStream, _TCPServer):

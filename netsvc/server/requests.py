@@ -31,11 +31,11 @@ def _record_of(exchange: Exchange, now: float) -> RequestRecord:
     request = exchange.request
     line = b""
     if request.method:
-        line = b"%b %b HTTP/%d.%d" % (request.method, request.target, *divmod(request.version, 10))
+        line = b"%b %b HTTP/%d.%d" % (request.method, exchange.target, *divmod(request.version, 10))
     return RequestRecord(
         now,
         str(getattr(exchange.peer, "host", None) or ""),
-        "",
+        exchange.user,
         line,
         int(exchange.status) or LEFT,
         exchange.sent,

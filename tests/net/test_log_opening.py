@@ -23,7 +23,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 from zope.interface.verify import verifyObject
 
 from netsvc.base.errors import StartError
-from netsvc.base.requests import log_request
+from netsvc.base.requests import log_event, request_event
 from netsvc.base.signals import process_signals
 from netsvc.log.access import AT_ONCE, LONGEST_WAIT
 from netsvc.log.opening import Log, OpenLog, open_log
@@ -153,17 +153,17 @@ def test_requests_are_written_together_and_in_their_order(access: str) -> None:
     world = OpenedLog("--logfile=log", access=access)
     assert world.log.observer is not None
     requests = Logger(namespace="netsvc.files", observer=world.log.observer)
-    log_request(requests, "a", size=1)
-    log_request(requests, "b {size}", size=1)
+    log_event(request_event(requests, size=1), "a")
+    log_event(request_event(requests, size=1), "b {size}")
     assert said("log") == []
     world.say("c")
     first = ["[netsvc.files#info] a", "[netsvc.files#info] b {size}", "[netsvc#info] c"]
     assert said("log") == first
-    log_request(requests, "d")
+    log_event(request_event(requests), "d")
     world.reactor.advance(LONGEST_WAIT)
-    log_request(requests, "e")
+    log_event(request_event(requests), "e")
     world.log.reopen()
-    log_request(requests, "f")
+    log_event(request_event(requests), "f")
     world.stop()
     assert said("log") == [*first, *(f"[netsvc.files#info] {line}" for line in "def")]
     assert not world.reactor.getDelayedCalls()

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from netsvc.base.errors import UserError
+from netsvc.guard.counters import Book
 from netsvc.http.request import Request
+from netsvc.plan.record import RequestRecord
+from netsvc.server.requests import record_requests
 from netsvc.services.files.access import (
     AT_ONCE,
     BURST,
@@ -172,6 +175,42 @@ def test_a_link_with_the_token_leads_through_the_directories(site: Site) -> None
     assert b'href="./papers/"' in site.get("", f"/{TOKEN}/").body
     assert site.get("", f"/{TOKEN}/papers/g").body == b"more"
     assert site.get("", f"/papers/{TOKEN}/g").code == 401
+
+
+def test_records_of_requests_have_the_user_and_no_token(site: Site) -> None:
+    records: list[RequestRecord] = []
+    book = Book()
+    book.record, book.has_requests = records.append, True
+    record_requests(site.factory, book)
+    # The second one is known by then, and the file in memory.
+    for _ in range(2):
+        site.get(basic("café", "pässwörd"), "/f")
+    site.get("", f"/{TOKEN}/papers/g?a=b")
+    site.get("", f"/{TOKEN}x/f")
+    site.get(basic("alice", TOKEN), "/f")
+    assert [(record.user, record.line, record.status) for record in records] == [
+        ("café", b"GET /f HTTP/1.1", 200),
+        ("café", b"GET /f HTTP/1.1", 200),
+        ("", b"GET /papers/g?a=b HTTP/1.1", 200),
+        ("", b"GET / HTTP/1.1", 401),
+        # A token proves nothing about the name.
+        ("", b"GET /f HTTP/1.1", 200),
+    ]
+    assert [event.get("user") for event in site.events] == ["café", "café", None, None, None]
+    assert site.events[0]["line"].endswith(": sent (GET 200 café)")
+
+
+def test_a_page_of_another_origin_can_read_that_it_needs_credentials(files: dict[str, str], tmp_path: Path) -> None:
+    site = Site(tmp_path / "public", cors="https://a.example", **files)
+    asked = request("/f", headers={"Origin": "https://a.example"})
+    preflight = request(
+        "/f", "OPTIONS", headers={"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+    )
+    replies = [read_replies(site.send(each).value())[0] for each in (asked, preflight)]
+    assert [reply.code for reply in replies] == [401, 204]
+    assert {reply.headers["access-control-allow-origin"] for reply in replies} == {"https://a.example"}
+    site.factory.close()
+    site.core.stop()
 
 
 def test_methods_are_answered_as_without(site: Site) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from netsvc.http.connection import WholeAnswer
 from netsvc.services.files import small
 from netsvc.services.files.root import Root, openat2_supported
-from netsvc.services.files.small import SmallFile, SmallFiles
+from netsvc.services.files.small import SentRecord, SmallFile, SmallFiles
 from tests.builders.files_http import MODIFIED, FilesSite
+from tests.builders.http import read_replies
 
 
 @pytest.fixture
@@ -34,6 +36,23 @@ def test_what_is_sent_from_memory_has_the_same_headers_and_record(site: FilesSit
     assert len(set(site.results)) == 1
     assert site.ask("/f", Range="bytes=0-2").body == b"con"
     assert site.ask("/f", "HEAD").body == b""
+
+
+def test_what_is_sent_from_memory_ends_the_connection_as_any_answer_does(site: FilesSite) -> None:
+    for asked, expected in {
+        "HTTP/1.1\r\nHost: a\r\nConnection: close": "close",
+        "HTTP/1.0": "close",
+        "HTTP/1.0\r\nConnection: keep-alive": "keep-alive",
+        "HTTP/1.1\r\nHost: a": None,
+    }.items():
+        transport = site.send(f"GET /f {asked}\r\n\r\n".encode())
+        [reply] = read_replies(transport.value())
+        assert (reply.headers.get("connection"), reply.body, transport.ended) == (
+            expected,
+            b"content",
+            expected == "close",
+        )
+        transport.end()
 
 
 def test_a_changed_file_is_read_again(site: FilesSite) -> None:
@@ -96,7 +115,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         for name, size in ((b"a", 4), (b"b", 4), (b"b", 5), (b"c", 1), (b"d", 1), (b"e", 9)):
             (tmp_path / os.fsdecode(name)).write_bytes(bytes(size))
             status = os.stat(tmp_path / os.fsdecode(name))
-            kept.add(name, SmallFile(small.identity(status), bytes(size), b""))
+            kept.add(name, SmallFile(small.identity(status), WholeAnswer(0, b""), SentRecord(size, {}, "", "")))
         assert [name for name in (b"a", b"b", b"c", b"d", b"e") if kept.get(root, name)] == [b"d", b"e"]
     finally:
         root.close()

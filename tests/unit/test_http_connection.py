@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netsvc.http import connection
 from netsvc.http.connection import (
     AT_ONCE,
     MOST_WAITING,
@@ -141,6 +142,32 @@ def test_a_closed_connection_whose_client_does_not_read_is_reset_after_the_time_
     server.clock.pump([RESOLUTION] * 3)
     assert transport.aborted
     assert server.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "left", "ends"),
+    [
+        ("Connection: close\r\n", 0, True),
+        ("Connection: close\r\n", None, False),
+        # It could be cut off by a reset, if the client sends something.
+        ("Connection: close\r\n", 1, False),
+        ("", 0, False),
+    ],
+)
+def test_a_client_that_has_said_that_it_ends_is_not_awaited_once_it_has_everything(
+    monkeypatch: pytest.MonkeyPatch, line: str, left: int | None, ends: bool
+) -> None:
+    monkeypatch.setattr(connection, "unacknowledged", lambda transport: left)
+    server = Server(echo, times=TIMES)
+    transport = server.connect()
+    transport.stays = True
+    transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n" + line.encode() + b"\r\n")
+    if not line:
+        server.factory.drain()
+    assert transport.ended
+    transport.protocol.writeConnectionLost()
+    assert transport.gone == ends
+    transport.end()
 
 
 def test_a_client_that_half_closes_gets_all_answers() -> None:

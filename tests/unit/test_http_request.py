@@ -29,7 +29,7 @@ class Nothing(KnownHeaders):
 
 def parse(pieces: list[bytes], limits: RequestLimits = LIMITS, known: KnownHeaders | None = None) -> list[object]:
     """Feed pieces; describe each request, and each error by its status."""
-    parser = RequestParser(limits, known=KnownHeaders() if known is None else known)
+    parser = RequestParser(limits, known=KnownHeaders(limits) if known is None else known)
     found: list[object] = []
     for piece in pieces:
         for each in parser.feed(piece):
@@ -207,11 +207,11 @@ def test_headers_that_are_known_are_read_as_those_that_are_not(
     line: bytes, target: str, fields: list[bytes], rest: bytes
 ) -> None:
     section = HOST + b"".join(fields) + b"\r\n"
-    known = KnownHeaders()
+    known = KnownHeaders(LIMITS)
     RequestParser(LIMITS, known=known).feed(b"GET /first HTTP/1.1\r\n" + section)
     data = line.replace(b"%b", target.encode()) + section
     again = [data, data, rest]
-    assert parse(again, known=known) == parse(again, known=Nothing())
+    assert parse(again, known=known) == parse(again, known=Nothing(LIMITS))
 
 
 def test_known_headers_are_limited_in_number_and_size() -> None:

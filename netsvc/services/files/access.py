@@ -258,6 +258,7 @@ class GuardedSite:
         now, peer = self._clock.seconds(), peer_key(getattr(exchange.peer, "host", ""))
         key = self._key(credentials)
         if self._is_right(key, credentials, now):
+            exchange.user = credentials.user or ""
             self._serve(exchange)
             return
         if key in self._pending:
@@ -289,6 +290,7 @@ class GuardedSite:
             self._deny(exchange, HTTPStatus.MOVED_PERMANENTLY, "moved", {"Location": target.decode("ascii")})
             return
         request.path = path
+        exchange.target = b"/" + request.target[1:].partition(b"/")[2]
         self._serve(exchange)
 
     def _key(self, credentials: Credentials) -> bytes:
@@ -319,6 +321,7 @@ class GuardedSite:
                 if len(self._right) > MOST_REMEMBERED:
                     del self._right[next(iter(self._right))]
                 for each in waiting:
+                    each.user = user
                     self._serve(each)
 
         checking.addBoth(checked)
@@ -334,5 +337,5 @@ class GuardedSite:
 
     def _deny(self, exchange: Exchange, status: HTTPStatus, reason: str, headers: dict[str, str] | None = None) -> None:
         # What the client asks for could be a token with a slip of the pen, and is not logged.
-        exchange.request.path = b"/"
+        exchange.request.path = exchange.target = b"/"
         self._refuse(exchange, status, reason, headers or {})

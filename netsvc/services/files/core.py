@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from netsvc.base.errors import UserError
-from netsvc.base.requests import log_request
+from netsvc.base.requests import log_event, request_event
 from netsvc.base.text import escape
 from netsvc.interfaces import Context, Options
 from netsvc.options import byte_count, encoding, seconds, shown_as, whole_number
@@ -27,9 +27,9 @@ from netsvc.services.files.file import DirectoryError, FileBusyError, FileRefuse
 from netsvc.services.files.headers import cache_control, origins
 from netsvc.services.files.media_type import charset
 from netsvc.services.files.names import readings, shown
-from netsvc.services.files.receipt import Receipts
+from netsvc.services.files.receipt import SENT, Receipts
 from netsvc.services.files.root import LINKS, Directory, OutsideError, Root
-from netsvc.services.files.small import SmallFile, SmallFiles
+from netsvc.services.files.small import SentRecord, SmallFile, SmallFiles
 from netsvc.services.files.transport import HalfClosed
 
 T = TypeVar("T")
@@ -247,6 +247,7 @@ class FilesCore:
 
     def __init__(self, options: FilesOptions, context: Context) -> None:
         self.context = context
+        self._seconds: Callable[[], float] = context.reactor.seconds
         self.name_limit: int = options["name-limit"]
         self.quiet: float = options["quiet"]
         #: Called when a drain begins, to close the connections that wait for a request.
@@ -294,6 +295,7 @@ class FilesCore:
         self._requests = metrics.counter("requests", "Requests that have ended, by how", ["result"])
         #: The counters of `_requests` by result.
         self._ended: dict[str, Any] = {}
+        self._sent = self._requests.labels(SENT)
         self._bytes = metrics.counter("sent_bytes", "Bytes of files, of requests that have ended")
         self._downloading = metrics.gauge("downloads", "Files that are being sent")
 
@@ -536,16 +538,26 @@ class FilesCore:
         self._bytes.inc(size)
         shown = escape(name)
         seconds = self.context.reactor.seconds() - started
-        log_request(
-            self.context.log,
+        log_event(
+            request_event(self.context.log, peer=peer, name=shown, size=size, seconds=seconds, result=result, **answer),
             f'{peer} "{shown}" {size} bytes in {seconds:.3f} s: {result}{_in_brackets(*answer.values())}',
-            peer=peer,
-            name=shown,
-            size=size,
-            seconds=seconds,
-            result=result,
-            **answer,
         )
+
+    def sent_record(self, name: bytes, size: int, answer: Mapping[str, object]) -> SentRecord:
+        """Prepare the access lines of a file that is sent whole."""
+        shown = escape(name)
+        event = request_event(self.context.log, name=shown, size=size, result=SENT, **answer)
+        return SentRecord(size, event, f'"{shown}" {size} bytes in', f"s: {SENT}{_in_brackets(*answer.values())}")
+
+    def record_sent(self, sent: SentRecord, peer: str, started: float) -> None:
+        """Do what `record` does, for a file that is sent again and again."""
+        size, event, before, after = sent
+        self._sent.inc()
+        self._bytes.inc(size)
+        event = event.copy()
+        event["peer"] = peer
+        seconds = event["seconds"] = self._seconds() - started
+        log_event(event, f"{peer} {before} {seconds:.3f} {after}")
 
     def _file_moved(self, file: OpenFile) -> None:
         # Reinserted, to be the last one.

@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from netsvc.http.connection import Exchange, HTTPFactory, Times, header_lines
+from netsvc.base.text import escape
+from netsvc.http.connection import Exchange, HTTPFactory, Times, WholeAnswer, header_lines
 from netsvc.http.request import Request, RequestLimits
 from netsvc.services.files.access import GuardedSite
 from netsvc.services.files.archive import KINDS
@@ -73,16 +74,13 @@ _CHECKSUM_HEAD = header_lines({"Content-Type": "text/plain; charset=utf-8", **_V
 
 def http_factory(core: FilesCore) -> HTTPFactory:
     """Return a factory of connections that answer with the files of a core."""
-    serve: Callable[[Exchange], object] = FilesSite(core).serve
+    site = FilesSite(core)
+    serve: Callable[[Exchange], object] = site.serve
     if core.access is not None:
-        serve = GuardedSite(core.access, core.context.reactor, serve, partial(_refuse, core)).serve
+        serve = GuardedSite(core.access, core.context.reactor, serve, site.refuse).serve
     factory = HTTPFactory(core.context.reactor, serve, limits=LIMITS, times=TIMES)
     core.drains.append(factory.drain)
     return factory
-
-
-def _refuse(core: FilesCore, exchange: Exchange, status: HTTPStatus, reason: str, headers: dict[str, str]) -> None:
-    FileAnswer(core, exchange, b"").refuse(status, reason, headers)
 
 
 class FilesSite:
@@ -111,11 +109,11 @@ class FilesSite:
         core = self._core
         if core.receipts.waiting:
             core.receipts.look(exchange.connection)
-        if request.method == b"GET" and b"sha256" not in request.query:
+        if request.method == b"GET" and not exchange.user and b"sha256" not in request.query:
             small = core.find_small(request.path[1:])
             if small is not None and self._special.isdisjoint(request.names):
-                exchange.answer(200, small.data, small.headers)
-                core.record(exchange.peer_name, request.path[1:], len(small.data), exchange.started, "sent", _SENT)
+                exchange.answer_whole(small.answer)
+                core.record_sent(small.record, exchange.peer_name, exchange.started)
                 return
         answer = FileAnswer(core, exchange, self._file_lines)
         if self._cross is not None:
@@ -159,6 +157,13 @@ class FilesSite:
                 return
             answer.is_plain = self._special.isdisjoint(request.names)
             answer.send(file, path)
+
+    def refuse(self, exchange: Exchange, status: HTTPStatus, reason: str, headers: dict[str, str]) -> None:
+        """Answer without a file. A page of another origin may read why."""
+        answer = FileAnswer(self._core, exchange, b"")
+        if self._cross is not None:
+            answer.lines = self._cross.lines(exchange.request)
+        answer.refuse(status, reason, headers)
 
     def _send_checksum(self, answer: FileAnswer, file: OpenFile, path: bytes) -> None:
         as_json = _prefers_json(answer.exchange) or b"json" in parse_qs(answer.exchange.request.query, True)
@@ -419,7 +424,9 @@ class FileAnswer:
             # while it may change within the clock's tick, nor a copy of a file that has no size of its own.
             is_asked = self.is_plain and self._name == exchange.request.path[1:]
             if is_asked and not current.is_weak and status.st_mtime_ns == file.modified:
-                self._core.small.add(self._name, SmallFile(identity(status), data, headers))
+                answer = WholeAnswer.of(data, headers)
+                record = self._core.sent_record(self._name, len(data), _SENT)
+                self._core.small.add(self._name, SmallFile(identity(status), answer, record))
             return
         self._start(HTTPStatus.OK, headers, file, [(b"", 0, file.size)])
 
@@ -490,6 +497,8 @@ class FileAnswer:
             self._is_recorded = True
             exchange = self._exchange
             answer = {"method": exchange.request.method.decode("latin-1"), "status": int(exchange.status)}
+            if exchange.user:
+                answer["user"] = escape(exchange.user)
             self._core.record(self._peer, self._name, size, self._started, result, answer)
 
 

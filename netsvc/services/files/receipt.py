@@ -12,8 +12,7 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from netsvc.http.connection import HTTPConnection
-from netsvc.services.files.transport import unacknowledged
+from netsvc.http.connection import HTTPConnection, unacknowledged
 
 SENT = "sent"
 #: All of it was given to the system, and the connection ended before the client is known to have it.

@@ -8,20 +8,34 @@ and replaced by a link, and then leads to the same file outside.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 
+from netsvc.http.connection import WholeAnswer
 from netsvc.services.files.root import Root
 
 #: Bytes of all files, and their number.
 MOST_BYTES, MOST_FILES = 32 * 1024 * 1024, 4096
 
 
+class SentRecord(NamedTuple):
+    """The access line of a file that was sent whole, but for the client and the time.
+
+    `event` is what all events of it share, `before` and `after` what the line has around the seconds.
+    """
+
+    size: int
+    event: dict[str, Any]
+    before: str
+    after: str
+
+
 class SmallFile(NamedTuple):
-    """The content of a file, and the headers that it is sent with."""
+    """The answer with the content of a file, and its access line."""
 
     identity: tuple[int, ...]
-    data: bytes
-    headers: bytes
+    answer: WholeAnswer
+    record: SentRecord
 
 
 class SmallFiles:
@@ -37,7 +51,7 @@ class SmallFiles:
         if kept is None:
             return None
         try:
-            if identity(root.status(path)) == kept.identity:
+            if _identity(root.status(path)) == kept[0]:
                 return kept
         except OSError:
             pass
@@ -48,7 +62,7 @@ class SmallFiles:
         """Keep a file."""
         self.forget(path)
         self._files[path] = file
-        self._bytes += len(file.data)
+        self._bytes += file.record.size
         while len(self._files) > MOST_FILES or self._bytes > MOST_BYTES:
             self.forget(next(iter(self._files)))
 
@@ -56,9 +70,13 @@ class SmallFiles:
         """Forget a file, if it is kept."""
         kept = self._files.pop(path, None)
         if kept is not None:
-            self._bytes -= len(kept.data)
+            self._bytes -= kept.record.size
+
+
+_identity = attrgetter("st_ino", "st_dev", "st_ctime_ns", "st_mtime_ns", "st_size")
 
 
 def identity(status: os.stat_result) -> tuple[int, ...]:
     """Return what is different for another file, and for the same one after a change of content or rights."""
-    return (status.st_ino, status.st_dev, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
+    found: tuple[int, ...] = _identity(status)
+    return found

@@ -8,18 +8,12 @@ at once.
 from __future__ import annotations
 
 import socket
-import struct
-from fcntl import ioctl
-from termios import TIOCOUTQ
 from typing import Any
 
 from twisted.internet.tcp import Server
 
 #: Tells the kernel that more follows at once, so that it does not send a partial segment. Linux has it.
 _MORE: int = getattr(socket, "MSG_MORE", 0)
-
-_INT = struct.Struct("@i")
-_ZERO = bytes(_INT.size)
 
 #: Seconds that a client has to close after we have. Less than the 4 s that a drain gives connections.
 LINGER = 2.0
@@ -55,18 +49,6 @@ def write(transport: Any, data: bytes, *, more: bool = False) -> None:
             pass
     if data:
         transport.write(data)
-
-
-def unacknowledged(transport: Any) -> int | None:
-    """Return how many of the written bytes the other end's system has not acknowledged; None if it cannot be known.
-
-    The end of the stream counts as one.
-    """
-    try:
-        (waiting,) = _INT.unpack(ioctl(transport.fileno(), TIOCOUTQ, _ZERO))
-    except (AttributeError, OSError, TypeError, ValueError):
-        return None
-    return int(waiting) + len(transport.dataBuffer) + sum(map(len, transport._tempDataBuffer))
 
 
 def half_close(transport: Any) -> bool:
