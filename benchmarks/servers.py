@@ -206,7 +206,12 @@ def _bare(kind: str, netsvc_option: str) -> tuple[Server, ...]:
     )
 
 
-STREAM = _bare("stream", "--tcp")
+_COROUTINE = ROOT / "benchmarks/peers/coroutine_echo.py"
+
+STREAM = (
+    *_bare("stream", "--tcp"),
+    Server("netsvc, a coroutine", _netsvc("--serve", f"{_COROUTINE}:service={{address}}")),
+)
 DATAGRAM = _bare("datagram", "--udp")
 
 #: The least that runs below twistd.

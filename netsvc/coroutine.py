@@ -31,6 +31,8 @@ from netsvc.base.tasks import CurrentTask, deferred_of, running_loop
 __all__ = [
     "HELD",
     "LINE_LIMIT",
+    "MOST_AT_END",
+    "MOST_AT_ONCE",
     "EndOfStreamError",
     "Stream",
     "StreamError",
@@ -44,8 +46,16 @@ LINE_LIMIT = 8192
 #: Received bytes that are held for a coroutine that does not read; then the connection is not read.
 HELD = 65536
 
-#: What a suspended coroutine waits for: a chunk of data for `Stream.read`, more data in the buffer, or room to write.
-_CHUNK, _DATA, _ROOM = "chunk", "data", "room"
+#: Reads and writes in a row that did not have to wait; then other connections have their turn.
+MOST_AT_ONCE = 100
+#: Reads at the end of what the peer sends, and writes to a lost connection; then the coroutine is ended.
+MOST_AT_END = 100
+#: Digits of the length of a netstring, as in its reference implementation (cr.yp.to/proto/netstrings.txt).
+_MOST_DIGITS = 9
+
+#: What a suspended coroutine waits for: a chunk of data for `Stream.read`, more data in the buffer, room to write, or
+#: its next turn.
+_CHUNK, _DATA, _ROOM, _TURN = "chunk", "data", "room", "turn"
 
 
 class StreamError(Exception):
@@ -60,24 +70,26 @@ class EndOfStreamError(StreamError, EOFError):
 
 
 class StreamLimitError(StreamError, ValueError):
-    """The peer sent a longer line or frame than allowed, or one that is not well-formed. Not caught, it is logged."""
+    """The peer sent a longer line or frame than allowed, or one that is not well-formed. Not caught, it is logged.
 
-    _cure = "if that is allowed, give the read method a higher limit, such as read_line(65536)"
+    If it is caught, the coroutine may answer and read on: the message that was too long is dropped as it arrives, and
+    the next read gets what follows it. After one that is not well-formed nothing more is read: what the peer sends has
+    ended for the coroutine.
+    """
 
-
-def _malformed(what: str) -> StreamLimitError:
-    """Return the error for a message that no limit admits."""
-    error = StreamLimitError(what)
-    error._cure = ""
-    return error
+    _cure = "if that is allowed, raise the service's limit: its option for that, or the limit in its code"
 
 
 class StreamTimeoutError(StreamError, TimeoutError):
     """A `Stream.timeout` expired."""
 
 
+class _EndlessError(BaseException):
+    """Ends a coroutine that goes on at the end of its connection; not an `Exception`, so that it does not catch it."""
+
+
 class _Suspension:
-    """An awaitable that suspends the coroutine until its stream has data, or room for more."""
+    """An awaitable that suspends the coroutine until its stream has data, or room for more, or until its next turn."""
 
     __slots__ = ("_stream", "_wanted")
 
@@ -87,6 +99,8 @@ class _Suspension:
 
     def __await__(self) -> Generator[None, None, None]:
         self._stream._waits_for = self._wanted
+        if self._wanted is _TURN:
+            self._stream._schedule_turn()
         yield
 
 
@@ -114,6 +128,10 @@ class Stream(Protocol):
     of the protocol, unless it is a `StreamError` or the loss of the connection. A `StreamLimitError` is logged with the
     limit and the cure, at most once a second.
 
+    A coroutine that does not have to wait gives way to the other connections after `MOST_AT_ONCE` reads and writes.
+    One that reads on at the end of what the peer sends, or writes on to a lost connection, is ended after `MOST_AT_END`
+    times, as one that fails.
+
     All methods are for the coroutine itself and what it awaits; one `await` at a time.
     """
 
@@ -132,6 +150,11 @@ class Stream(Protocol):
         # The exception that tells the coroutine of the loss of the connection.
         self._lost: type[ConnectionClosed] | None = None
         self._fault: BaseException | None = None
+        # How often it did not have to wait, in a row, and how often it found the end; its next turn, if that is due.
+        self._ready = self._ends = 0
+        self._turn: Any = None
+        # Whether what the peer sends is dropped.
+        self._is_deaf = False
         # On an asyncio reactor, what asyncio takes for the task of the coroutine, and whether a library cancels it.
         self._task: CurrentTask | None = None
         self._is_cancelled = False
@@ -147,39 +170,59 @@ class Stream(Protocol):
     def read(self, most: int = 65536) -> Generator[None, bytes | None, bytes]:
         """Read up to `most` bytes, as soon as there are any; an empty result means that the peer sends no more."""
         if not (self._buffer or self._at_end):
-            self._waits_for = _CHUNK
+            # The data of the common case is not put into the buffer.
+            self._waits_for = _DATA if self._buffer.skips else _CHUNK
             data = yield
             if data is not None:
                 if len(data) <= most:
-                    # The common case: the data has not been in the buffer.
                     return data
                 self._buffer += data
+        elif self._is_due():
+            yield from _Suspension(self, _TURN).__await__()
+        if not self._buffer:
+            self._note_end()
         return self._buffer.take(most)
 
     async def read_exactly(self, size: int) -> bytes:
         """Read `size` bytes. Raises `EndOfStreamError` if the peer sends fewer."""
-        while (data := self._buffer.exactly(size)) is None:
+        if self._is_due():
+            await _Suspension(self, _TURN)
+        await self._holds(size)
+        return self._buffer.take(size)
+
+    async def _holds(self, size: int) -> None:
+        """Wait until the buffer holds `size` bytes. Raises `EndOfStreamError` if the peer sends fewer."""
+        while len(self._buffer) < size:
             if self._at_end:
+                self._note_end()
                 raise EndOfStreamError(f"the peer closed after {len(self._buffer)} of {size} bytes")
             await _Suspension(self, _DATA)
-        return data
 
     async def read_until(self, delimiter: bytes, limit: int = LINE_LIMIT) -> bytes | None:
         """Read the bytes before the next delimiter, and skip the delimiter.
 
         At the end of what the peer sends, what is left is the last message; then the result is None. Raises
-        `StreamLimitError` if a message is longer than `limit` bytes.
+        `StreamLimitError` if a message is longer than `limit` bytes; the next read gets what follows its delimiter.
         """
+        if self._is_due():
+            await _Suspension(self, _TURN)
         try:
             while (data := self._buffer.until(delimiter, limit)) is None:
                 if self._at_end:
-                    if len(self._buffer) > limit:
-                        raise StreamLimitError(f"more than {limit} bytes before {delimiter!r}")
-                    return self._buffer.take(limit) or None
+                    return self._last(limit, f"more than {limit} bytes before {delimiter!r}")
                 await _Suspension(self, _DATA)
         except LimitError as error:
             raise StreamLimitError(str(error)) from None
         return data
+
+    def _last(self, limit: int, error: str) -> bytes | None:
+        """Take what is left."""
+        data = self._buffer.take(len(self._buffer))
+        if not data:
+            self._note_end()
+        if len(data) > limit:
+            raise StreamLimitError(error)
+        return data or None
 
     async def read_line(self, limit: int = LINE_LIMIT) -> bytes | None:
         """Read a line that ends at LF or CRLF, and return it without that; see `read_until`."""
@@ -210,54 +253,88 @@ class Stream(Protocol):
         """Read a frame after its length in `prefix` bytes, most significant first; None if the peer sends no more.
 
         Raises `StreamLimitError` if it is longer than `limit` bytes, and `EndOfStreamError` in the middle of a frame.
+        After a time-out or a `StreamLimitError` the next read begins at a frame.
         """
         if not await self._has_more():
             return None
-        size = int.from_bytes(await self.read_exactly(prefix), "big")
-        return await self._frame(size, limit)
+        await self._holds(prefix)
+        return await self._frame(prefix, int.from_bytes(self._buffer[:prefix], "big"), limit)
 
     async def read_varint_frame(self, limit: int = LINE_LIMIT) -> bytes | None:
         """Read a frame after its length as a varint (seven bits in a byte, least significant first).
 
-        See `read_frame`. A length in more than five bytes raises `StreamLimitError`.
+        See `read_frame`. A length in more than five bytes raises `StreamLimitError`, and nothing more is read.
         """
         if not await self._has_more():
             return None
         size = 0
-        for shift in range(0, 35, 7):
-            [byte] = await self.read_exactly(1)
-            size |= (byte & 0x7F) << shift
+        for place in range(5):
+            await self._holds(place + 1)
+            byte = self._buffer[place]
+            size |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
-                return await self._frame(size, limit)
-        raise _malformed("a varint of more than five bytes")
+                return await self._frame(place + 1, size, limit)
+        raise self._malformed("a varint of more than five bytes")
 
     async def read_netstring(self, limit: int = LINE_LIMIT) -> bytes | None:
         """Read a netstring, such as `5:hello,`; None if the peer sends no more. See `read_frame`.
 
-        What is not a netstring raises `StreamLimitError`.
+        What is not a netstring raises `StreamLimitError`, and nothing more is read. A length has at most nine digits.
         """
         if not await self._has_more():
             return None
-        digits = await self.read_until(b":", len(str(limit)))
-        if self._at_end and not self._buffer:
-            raise EndOfStreamError("the peer closed in a netstring")
-        if not digits or not digits.isdigit() or (digits[:1] == b"0" and digits != b"0"):
-            raise _malformed("what is not a netstring")
-        data = await self._frame(int(digits), limit)
-        if await self.read_exactly(1) != b",":
-            raise _malformed("what is not a netstring")
-        return data
+        place = 0
+        await self._holds(1)
+        while self._buffer[place] != 0x3A:
+            if place == _MOST_DIGITS or not 0x30 <= self._buffer[place] <= 0x39:
+                raise self._malformed("what is not a netstring")
+            place += 1
+            await self._holds(place + 1)
+        digits = bytes(self._buffer[:place])
+        if not digits or (digits[0] == 0x30 and place > 1):
+            raise self._malformed("what is not a netstring")
+        data = await self._frame(place + 1, int(digits), limit, 1)
+        if data[-1:] != b",":
+            raise self._malformed("what is not a netstring")
+        return data[:-1]
+
+    def _malformed(self, what: str) -> StreamLimitError:
+        """Read nothing more, since no message can be found in it; return the error."""
+        self._at_end = self._is_deaf = True
+        self._buffer.clear()
+        error = StreamLimitError(what)
+        error._cure = ""
+        return error
 
     async def _has_more(self) -> bool:
         """Wait until there is a byte; return False if the peer sends no more."""
+        if self._is_due():
+            await _Suspension(self, _TURN)
         while not (self._buffer or self._at_end):
             await _Suspension(self, _DATA)
+        if not self._buffer:
+            self._note_end()
         return bool(self._buffer)
 
-    async def _frame(self, size: int, limit: int) -> bytes:
+    async def _frame(self, before: int, size: int, limit: int, after: int = 0) -> bytes:
+        """Read a frame of `size` bytes, with `after` bytes more, and drop the `before` bytes of its length."""
         if size > limit:
+            self._buffer.skip(before + size + after)
             raise StreamLimitError(f"a frame of {size} bytes, more than {limit}")
-        return await self.read_exactly(size)
+        await self._holds(before + size + after)
+        self._buffer.take(before)
+        return self._buffer.take(size + after)
+
+    def _is_due(self) -> bool:
+        """Count a read or write that may not have to wait; return whether it is the turn of other connections."""
+        self._ready += 1
+        return self._ready > MOST_AT_ONCE
+
+    def _note_end(self) -> None:
+        """Count what is done at the end of the connection. Raises `_EndlessError` in the end."""
+        self._ends += 1
+        if self._ends > MOST_AT_END:
+            raise _EndlessError
 
     # Writing and closing.
 
@@ -267,9 +344,12 @@ class Stream(Protocol):
         Raises `twisted.internet.error.ConnectionClosed` if the connection is lost.
         """
         if self._lost is not None:
+            self._note_end()
             raise self._lost()
         self.transport.write(data)
-        return self._drained() if self._full else _DONE
+        if self._full:
+            return self._drained()
+        return _Suspension(self, _TURN) if self._is_due() else _DONE
 
     async def _drained(self) -> None:
         while self._full:
@@ -312,9 +392,10 @@ class Stream(Protocol):
         """Pass data to the coroutine if it waits for some."""
         if self._waits_for is _CHUNK:
             self._step(data)
-        elif self._coroutine is not None:
-            self._buffer += data
-            if self._waits_for is _DATA:
+        elif self._coroutine is not None and not self._is_deaf:
+            self._buffer.add(data)
+            # All of it may have been dropped.
+            if self._waits_for is _DATA and self._buffer:
                 self._step()
             self._hold_if_full()
 
@@ -340,6 +421,7 @@ class Stream(Protocol):
         """Cancel the coroutine, unless it has ended."""
         self._at_end, self._full = True, False
         self._lost = ConnectionDone if reason.check(ConnectionDone) else ConnectionLost
+        self._forget_turn()
         if isinstance(self._waits_for, Deferred):
             self._waits_for.cancel()
         elif self._waits_for is _ROOM or (self._waits_for and self._lost is ConnectionLost):
@@ -366,11 +448,25 @@ class Stream(Protocol):
 
     # Running the coroutine.
 
+    def _schedule_turn(self) -> None:
+        self._turn = self.factory.reactor.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        self._step_apart()
+
+    def _forget_turn(self) -> None:
+        """Cancel the turn: the coroutine is interrupted."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+
     def _step(self, value: bytes | None = None, error: BaseException | None = None) -> None:
         """Run the coroutine until it is suspended or ends. Raises its exception if that is a fault."""
         running: Any = self._coroutine
         while True:
             self._waits_for = None
+            self._ready = 0
             try:
                 if self._task is not None:
                     awaited = self._task.step(*((running.send, value) if error is None else (running.throw, error)))
@@ -421,6 +517,9 @@ class Stream(Protocol):
             if isinstance(raised, StreamLimitError) and self.factory.limit_log is not None:
                 self.factory.limit_log.note(self.peer, str(raised), raised._cure)
             self.close()
+        elif isinstance(raised, _EndlessError):
+            what = "reads on at the end of what its peer sends, or writes on to a lost connection: leave the loop there"
+            raise RuntimeError(f"the coroutine {what}") from raised
         else:
             raise raised
 
@@ -430,6 +529,7 @@ class Stream(Protocol):
             self._is_cancelled = True
             self._waits_for.cancel()
         elif self._coroutine is not None:
+            self._forget_turn()
             self._step_apart(asyncio.CancelledError())
 
     def _expire(self) -> None:
@@ -438,6 +538,7 @@ class Stream(Protocol):
             if isinstance(self._waits_for, Deferred):
                 self._waits_for.cancel()
             else:
+                self._forget_turn()
                 self._step_apart(StreamTimeoutError())
 
 

@@ -72,7 +72,8 @@ class StreamProtocol(Protocol):
 class LineProtocol(StreamProtocol):
     """Calls `line_received` for each line, which ends at LF or CRLF, or at the end of what the client sends.
 
-    A line of more than `longest` bytes closes the connection, unless `line_too_long` does something else.
+    A line of more than `longest` bytes closes the connection, unless `line_too_long` does something else. The line
+    is dropped as it arrives, and `line_received` is called for the next one.
     """
 
     longest = 8192
@@ -82,14 +83,18 @@ class LineProtocol(StreamProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take the lines that are complete."""
-        self._lines += data
-        # A CR before the LF is not a part of the line.
+        self._lines.add(data)
         longest = self.longest
-        try:
-            while (line := self._lines.until(b"\n", longest + 1)) is not None:
+        while True:
+            try:
+                # A CR before the LF is not a part of the line.
+                line = self._lines.until(b"\n", longest + 1)
+            except LimitError:
+                self.line_too_long()
+            else:
+                if line is None:
+                    return
                 self._received(line, longest)
-        except LimitError:
-            self.line_too_long()
 
     def _received(self, line: bytes, longest: int) -> None:
         line = line.removesuffix(b"\r")
@@ -103,7 +108,7 @@ class LineProtocol(StreamProtocol):
         raise NotImplementedError
 
     def line_too_long(self) -> None:
-        """Close the connection, and log that, at most once a second for each listener."""
+        """Close the connection, and log that, at most once a second for each listener. Called once for each line."""
         limit_log = getattr(self.factory, "limit_log", None)
         if limit_log is not None:
             cure = f"if that is allowed, raise {type(self).__name__}.longest"

@@ -43,6 +43,8 @@ IMPORT_LIMIT = 60
 GARBAGE = (b"", b"hello\r\n", bytes(range(256)))
 #: Bytes that a peer reads in all, so that an endless answer ends.
 WINDOW = 64 * 1024
+#: Bytes. A longer answer to a sample is reported as endless.
+LONGEST_ANSWER = 4 * 1024 * 1024
 #: Bytes that a protocol may hold for a peer that does not read: several times Twisted's send buffer.
 HOARD = 512 * 1024
 #: Bytes without a delimiter that a protocol is sent, in pieces, and what it may hold of them.
@@ -172,9 +174,17 @@ class _Check:
             for check in checks:
                 with self.findings.step(name, sources[name], name) as step:
                     check(step, name)
+                if self._is_endless(name):
+                    break
+        if any(map(self._is_endless, self.service.protocols)):
+            # The rest would take as long.
+            return
         for live in (False, True):
             with self.findings.step(f"drain() with {'live' if live else 'no'} connections", core) as step:
                 self._check_drain(step, live)
+
+    def _is_endless(self, name: str) -> bool:
+        return any(found[:2] == ("endless", name) for found in self.findings.found)
 
     # The declaration, and what it builds.
 
@@ -261,7 +271,7 @@ class _Check:
 
     def _check_start(self, step: Step, sources: object) -> None:
         with self._served(step):
-            step.what = "start() and stop()"
+            step.begin("start() and stop()")
 
     def _built(self, limits: Mapping[str, object] = _UNLIMITED) -> Served:
         return Served(self.service, self.settings, limits, MemoryReactor(), None)
@@ -313,13 +323,13 @@ class _Check:
                     if found == whole:
                         break
                     if before == whole or not attempts:
-                        step.what = f"{name}, {_show(sample)} sent {way}"
+                        step.begin(f"{name}, {_show(sample)} sent {way}")
                         raise ProblemError("split", f"{step.what}: {_difference(whole, found)}")
                     # The answer has the time of day in it, which has changed meanwhile.
                     found = self._outcome(step, name, sample, way, chunks)
 
     def _outcome(self, step: Step, name: str, sample: bytes, way: str, chunks: Sequence[bytes]) -> _Outcome:
-        step.what = f"{name}, {_show(sample)} sent {way}"
+        step.begin(f"{name}, {_show(sample)} sent {way}")
         # A core of its own, since the answer may depend on what was said before.
         with self._served(step) as served:
             return _converse(served, name, chunks, reads_late="late" in way)
@@ -330,7 +340,7 @@ class _Check:
             for sample in self._sent(name):
                 for sent in _moments(sample):
                     for ending in _ENDINGS:
-                        step.what = f"{name}, {ending.name} after {_show(sent)}"
+                        step.begin(f"{name}, {ending.name} after {_show(sent)}")
                         client = served.connect(name, window=ending.window)
                         client.send(sent)
                         if ending.half_close:
@@ -343,9 +353,10 @@ class _Check:
         """Check a client that half-closes, one that does not read, and one that sends no delimiter."""
         with self._served(step) as served:
             for sample in self._sent(name):
-                step.what = f"{name}, a half-close after {_show(sample)}"
+                step.begin(f"{name}, a half-close after {_show(sample)}")
                 slow, hasty = (served.connect(name, window=WINDOW) for _ in range(2))
                 slow.send(sample)
+                is_endless = _is_endless_answer(served, slow)
                 slow.half_close()
                 hasty.half_close(sample)
                 _pass_time(served)
@@ -356,9 +367,13 @@ class _Check:
                         "a pipe does",
                     )
                     break
+                if is_endless or _is_endless_answer(served, slow):
+                    what = f"{name} answers {_show(sample)} with more than {LONGEST_ANSWER // 1024**2} MiB"
+                    step.add("endless", what, "endless")
+                    break
                 slow.reset()
                 hasty.reset()
-            step.what = f"{name}, a client that does not read"
+            step.begin(f"{name}, a client that does not read")
             unread = served.connect(name, window=0)
             sample = next(iter(self.samples.get(name, ())), b"") or GARBAGE[1]
             for _ in range(2 * HOARD // PIECE):
@@ -366,7 +381,7 @@ class _Check:
             if unread.unread >= HOARD:
                 step.add("slow-reader", f"{name} holds all that it answers to a client that does not read")
             unread.reset()
-            step.what = f"{name}, {ENDLESS // 1024**2} MiB without a delimiter"
+            step.begin(f"{name}, {ENDLESS // 1024**2} MiB without a delimiter")
             if (held := _held_of_endless(served.connect(name, window=WINDOW))) >= HELD:
                 step.add(
                     "unbounded",
@@ -380,14 +395,14 @@ class _Check:
         samples = self.samples.get(name, ())
         with self._served(step) as served:
             for peer in _PEERS:
-                step.what = f"{name}, starting for {peer}"
+                step.begin(f"{name}, starting for {peer}")
                 client = served.connect_datagram(name, peer=peer)
                 for place in (client.peer, None) if isinstance(peer, UNIXAddress) else (client.peer,):
                     for data in (*samples, *GARBAGE, bytes(LONGEST_DATAGRAM), *samples):
-                        step.what = f"{name}, a datagram of {len(data)} bytes ({_show(data)}) from {place or 'no name'}"
+                        step.begin(f"{name}, a datagram of {len(data)} bytes ({_show(data)}) from {place or 'no name'}")
                         with served._settled():
                             client.port.feed(data, place)
-            step.what = f"{name}, the end of its port"
+            step.begin(f"{name}, the end of its port")
 
     def _check_answers(self, step: Step, name: str) -> None:
         """Check the length of what a datagram protocol answers, with the limits that it will have."""
@@ -395,7 +410,7 @@ class _Check:
             client, bounded = free.connect_datagram(name), limited.connect_datagram(name)
             refused = bounded.port.sessions.gate.tally.counts.refused
             for data in self._sent(name):
-                step.what = f"{name}, an answer to {len(data)} bytes ({_show(data)})"
+                step.begin(f"{name}, an answer to {len(data)} bytes ({_show(data)})")
                 for each in (client, bounded):
                     each.received.clear()
                     each.send(data)
@@ -527,6 +542,19 @@ _ENDINGS = (
     _Ending("a half-close with the answer unread", half_close=True, window=0),
     _Ending("a half-close and an idle minute", half_close=True, wait=True),
 )
+
+
+def _is_endless_answer(served: Served, client: Client) -> bool:
+    """Let the client read on if there is more to read; return whether that goes on past `LONGEST_ANSWER`."""
+    read = WINDOW
+    while not (client.window or client.closed):
+        if read >= LONGEST_ANSWER:
+            return True
+        client.transport.clear()
+        client.window = WINDOW
+        read += WINDOW
+        _pass_time(served)
+    return False
 
 
 def _held_of_endless(client: Client) -> int:

@@ -19,10 +19,15 @@ from zope.interface import implementer
 
 from netsvc.base.errors import ANYTHING, describe
 from netsvc.base.text import escape
+from netsvc.testing.watchdog import OverrunError, Watchdog
+from netsvc.testing.wire import EndlessError
 
 __all__ = ["KINDS", "Finding", "Findings", "FindingsError", "ProblemError", "Step", "call_name", "effects", "source_of"]
 
 _REACTOR = "twisted.internet.reactor"
+
+#: Seconds of processor time that a service may take for what one client does.
+LONGEST = 5.0
 
 #: The kinds of findings, and the cure of each.
 KINDS = {
@@ -34,6 +39,8 @@ KINDS = {
     "leftover": "cancel or close it in connectionLost, or in stop() of the core; of a gauge, remove the function",
     "split": "buffer until a message is complete: netsvc.stream.LineProtocol, or read_line of a coroutine's stream",
     "unbounded": "bound what is held: LineProtocol.longest, the limit of read_line, or close the connection",
+    "endless": "leave the loop at the end of the input (None, b''), and await what has to be waited for; allow it if "
+    "the protocol has an answer without an end",
     "half-close": "subclass netsvc.stream.StreamProtocol, or implement IHalfCloseableProtocol",
     "slow-reader": "subclass netsvc.stream.StreamProtocol, or call transport.registerProducer(transport, True)",
     "amplification": "answer with less, or verify the peer's address first and declare verifies_peers=True",
@@ -102,14 +109,24 @@ class Findings:
         """Run a block that exercises a service. What it raises, logs or leaves open are findings as well."""
         step = Step(self, what, where, protocol)
         try:
-            with _watched(step):
+            with step.watchdog.watching(), _watched(step):
                 yield step
         except ProblemError as problem:
             step.failed = True
             step.add(problem.kind, str(problem))
+        except EndlessError as error:
+            step.failed = True
+            step.add("endless", f"{step.what}: {error}", "endless")
+        except OverrunError:
+            # See below: it may have been caught as well.
+            pass
         except ANYTHING as error:
             step.failed = True
             step.add("raises", f"{step.what} raised {describe(error)}", describe(error))
+        if step.watchdog.overran:
+            step.failed = True
+            spent = f"takes more than {LONGEST:g} s of processor time, at {step.watchdog.overran}"
+            step.add("endless", f"{step.what} {spent}", "endless")
 
 
 @dataclass
@@ -124,6 +141,13 @@ class Step:
     leaves: str = "leftover"
     #: Whether it was not completed.
     failed: bool = False
+    #: Ends it if it does not end.
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog(LONGEST))
+
+    def begin(self, what: str) -> None:
+        """Say what happens from now on, which must not take more than `LONGEST`."""
+        self.what = what
+        self.watchdog.feed()
 
     def add(self, kind: str, what: str, reason: str = "") -> None:
         """Add a finding; see `Findings.add`."""

@@ -48,9 +48,9 @@ def _shortened(error: BaseException) -> TracebackType | None:
     while level is not None:
         levels.append(level)
         level = level.tb_next
-    last = max((place for place, each in enumerate(levels) if _is_service(each.tb_frame)), default=None)
+    last = max((place for place, each in enumerate(levels) if is_service(each.tb_frame)), default=None)
     if last is not None:
-        kept = [each for each in levels[:last] if _is_service(each.tb_frame)] + levels[last:]
+        kept = [each for each in levels[:last] if is_service(each.tb_frame)] + levels[last:]
     elif isinstance(error, AssertionError | UserError):
         kept = []
     else:
@@ -65,7 +65,7 @@ def _file(frame: FrameType) -> str:
     return frame.f_code.co_filename
 
 
-def _is_service(frame: FrameType) -> bool:
+def is_service(frame: FrameType) -> bool:
     """Return whether a frame is of the service: not of netsvc, Twisted or the standard library."""
     file = _file(frame)
     if file.startswith(_SERVICES):

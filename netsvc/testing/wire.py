@@ -45,8 +45,14 @@ WINDOW = 1024 * 1024
 #: The default address of a peer (reserved for documentation), and of a datagram port.
 PEER = IPv4Address("TCP", "192.0.2.1", 54321)
 HOST = IPv4Address("UDP", "127.0.0.1", 40000)
-#: Rounds of reading and writing after which `turn` gives up.
-TURNS = 10000
+#: Rounds of reading and writing after which `turn` gives up, and those in which only calls with no delay are made.
+TURNS, IDLE_TURNS = 10000, 1000
+#: Bytes that a protocol may write to a client that does not read, so that an endless answer ends.
+MOST_BUFFERED = 256 * 1024 * 1024
+
+
+class EndlessError(AssertionError):
+    """A protocol does not come to rest."""
 
 
 @implementer(IReactorTime, IReactorUDP)
@@ -67,19 +73,35 @@ class MemoryReactor(MemoryReactorClock):
     @shown_at_caller
     def advance(self, amount: float) -> None:
         """Let `amount` seconds pass, and deliver what was written meanwhile."""
-        super().advance(amount)
+        self.rightNow += amount
         self.turn()
+
+    def _run_due(self) -> bool:
+        """Run the calls that are due, but none that they schedule; return whether there were any."""
+        self._sortCalls()
+        due = [call for call in self.calls if call.getTime() <= self.seconds()]
+        for call in due:
+            # An earlier one may have cancelled or delayed it.
+            if call.active() and call.getTime() <= self.seconds():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+        return bool(due)
 
     def turn(self) -> None:
         """Deliver everything that was written, until nothing moves. No time passes."""
+        idle = 0
         for _ in range(TURNS):
-            super().advance(0)
+            ran = self._run_due()
             moving = [connection for connection in self.connections if connection.can_move()]
-            if not moving:
+            idle = 0 if moving else idle + 1
+            if not (moving or ran):
                 return
+            if idle > IDLE_TURNS:
+                break
             for connection in moving:
                 connection.move()
-        raise AssertionError(f"the connections do not come to rest within {TURNS} turns")
+        raise EndlessError("the service does not come to rest: it goes on for ever with what it was sent")
 
     def listenUDP(
         self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
@@ -202,6 +224,12 @@ class FakeTransport(_Transport):  # type: ignore[misc]
     def keep_socket(self) -> Any:
         """Return None: nothing waits for the peer's acknowledgement in memory."""
         return None
+
+    def write(self, data: bytes) -> None:
+        """Write bytes; see `ITransport.write`. Raises `EndlessError` if the peer has too much to read."""
+        if self.buffered > MOST_BUFFERED:
+            raise EndlessError(f"{self.buffered // 1024**2} MiB are written to a client without a pause")
+        super().write(data)
 
     def _dataReceived(self, data: bytes) -> Any:
         self.received += len(data)

@@ -48,7 +48,39 @@ def test_the_limit_is_the_last_length_that_is_taken(delimiter: bytes) -> None:
     buffer += b"x" + delimiter
     with pytest.raises(LimitError):
         buffer.until(delimiter, 5)
-    assert buffer.take(100) == b"x" * 5 + delimiter[:-1] + b"x" + delimiter
+    assert buffer.until(delimiter, 5) is None and not buffer
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=9),
+    st.lists(st.integers(0, 60), max_size=8),
+    st.sampled_from([b"\n", b"\r\n", b"\r\r\n"]),
+)
+def test_a_message_over_the_limit_is_dropped_and_no_other(
+    sizes: list[int], places: list[int], delimiter: bytes
+) -> None:
+    buffer, taken = Buffer(), []
+    for piece in cut(b"".join(b"x" * size + delimiter for size in sizes), places):
+        buffer.add(piece)
+        while True:
+            try:
+                message = buffer.until(delimiter, 5)
+            except LimitError:
+                message = b"long"
+            if message is None:
+                break
+            taken.append(message)
+        assert len(buffer) < 5 + len(delimiter)
+    assert taken == [b"x" * size if size <= 5 else b"long" for size in sizes]
+
+
+@given(st.binary(max_size=30), st.integers(0, 40), st.lists(st.integers(0, 30), max_size=4))
+def test_bytes_are_dropped_as_they_arrive(data: bytes, size: int, places: list[int]) -> None:
+    buffer = Buffer()
+    buffer.skip(size)
+    for piece in cut(data, places):
+        buffer.add(piece)
+    assert buffer.take(100) == data[size:]
 
 
 def test_another_delimiter_is_searched_for_from_the_start() -> None:

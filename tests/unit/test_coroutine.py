@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-from netsvc.coroutine import HELD, LINE_LIMIT, EndOfStreamError, Stream, StreamLimitError, StreamTimeoutError
+from netsvc.coroutine import (
+    HELD,
+    LINE_LIMIT,
+    MOST_AT_END,
+    EndOfStreamError,
+    Stream,
+    StreamLimitError,
+    StreamTimeoutError,
+)
 from netsvc.service import Service
 from netsvc.testing import check_service
 from netsvc.testing.wire import FakeTransport
@@ -44,6 +53,21 @@ class Log(list[Any]):
         async def run(stream: Stream) -> None:
             while (message := await reading(stream)) is not None:
                 self.append(message)
+
+        return run
+
+    def errors_too(self, reading: Callable[[Stream], Awaitable[Any]]) -> Function:
+        """Read again after a `StreamLimitError`."""
+
+        async def run(stream: Stream) -> None:
+            message: Any = b""
+            while message is not None:
+                try:
+                    message = await reading(stream)
+                except StreamLimitError:
+                    message = StreamLimitError
+                if message is not None:
+                    self.append(message)
 
         return run
 
@@ -194,6 +218,45 @@ class TestFrames:
             client.feed(written(b"x" * size))
             assert log == results
 
+    def test_one_over_the_limit_is_dropped_and_the_next_is_read(self, form: str) -> None:
+        reading, written = FRAMES[form]
+
+        @given(st.lists(st.integers(290, 310), max_size=4), st.integers(1, 400))
+        def check(sizes: list[int], step: int) -> None:
+            log = Log()
+            client, _ = served(log.errors_too(reading))
+            data = b"".join(written(b"x" * size) for size in sizes)
+            for place in range(0, len(data), step):
+                client.feed(data[place : place + step])
+            client.half_close()
+            assert log == [b"x" * size if size <= 300 else StreamLimitError for size in sizes]
+            assert client.ended and not client.aborted
+
+        check()
+
+    def test_a_time_out_in_the_middle_loses_nothing(self, form: str) -> None:
+        reading, written = FRAMES[form]
+        log, expired = Log(), []
+
+        async def run(stream: Stream) -> None:
+            while True:
+                try:
+                    with stream.timeout(10):
+                        message = await reading(stream)
+                except StreamTimeoutError:
+                    expired.append(1)
+                else:
+                    if message is None:
+                        break
+                    log.append(message)
+
+        client, bench = served(run)
+        for byte in written(b"hello") + written(b"again"):
+            client.feed(bytes([byte]))
+            bench.clock.advance(10)
+        client.half_close()
+        assert log == [b"hello", b"again"] and len(expired) > 10
+
     def test_any_bytes_give_messages_or_the_declared_errors(self, form: str) -> None:
         reading, _ = FRAMES[form]
 
@@ -214,7 +277,8 @@ class TestFrames:
         ("netstring", b"5:hello;"),
         ("netstring", b"05:hello,"),
         ("netstring", b"-1:,"),
-        ("netstring", b"9999"),
+        ("netstring", b"9999999999"),
+        ("netstring", b"9999:"),
         ("varint", b"\xff\xff\xff\xff\xff\xff"),
         ("32", b"\xff\xff\xff\xff"),
     ],
@@ -224,6 +288,133 @@ def test_what_is_no_frame_is_refused_at_once(form: str, data: bytes) -> None:
     client, _ = served(log.once(FRAMES[form][0]))
     client.feed(data)
     assert log == [StreamLimitError] and client.ended
+
+
+@pytest.mark.parametrize(("form", "data"), [("netstring", b"5:hello;1:x,"), ("varint", b"\xff" * 6 + b"\1x")])
+def test_what_is_no_frame_ends_what_is_read(form: str, data: bytes) -> None:
+    log = Log()
+    client, _ = served(log.errors_too(FRAMES[form][0]))
+    client.feed(data)
+    assert log == [StreamLimitError] and client.ended and not client.aborted
+
+
+class TestLimits:
+    def test_a_long_line_is_answered_once_and_the_next_as_if_it_had_not_been(self) -> None:
+        async def run(stream: Stream) -> None:
+            while True:
+                try:
+                    line = await stream.read_line(100)
+                except StreamLimitError:
+                    await stream.write(b"TOO LONG\n")
+                    continue
+                if line is None:
+                    return
+                await stream.write(line + b"\n")
+
+        client, _ = served(run)
+        client.feed(b"x" * 300)
+        assert client.value() == b"TOO LONG\n"
+        for _ in range(3):
+            client.feed(b"x" * HELD)
+        assert client.value() == b"TOO LONG\n" and client.reading
+        client.half_close(b"x\nshort\n" + b"y" * 101)
+        assert client.value() == b"TOO LONG\nshort\nTOO LONG\n" and client.ended and not client.aborted
+        check_service(Service("one", "One function", streams={"tcp": run}), samples={"tcp": [b"x" * 300 + b"\na\n"]})
+
+    def test_bytes_after_a_long_line_can_be_read_in_any_way(self) -> None:
+        log = Log()
+
+        async def run(stream: Stream) -> None:
+            for reading in (lambda: stream.read_until(b"\r\n", 3), stream.read, lambda: stream.read_exactly(2)):
+                try:
+                    log.append(await reading())
+                except StreamLimitError:
+                    log.append(StreamLimitError)
+
+        client, _ = served(run)
+        for data in (b"xxxxx", b"x\r", b"\nab", b"cd"):
+            client.feed(data)
+        assert log == [StreamLimitError, b"ab", b"cd"]
+
+
+class TestTurns:
+    def test_a_coroutine_that_need_not_wait_gives_way(self) -> None:
+        served_at = []
+
+        async def run(stream: Stream) -> None:
+            async for _ in stream:
+                served_at.append(stream)
+
+        bench = build(Service("one", "One", streams={"tcp": run}))
+        (one, _), (other, _) = (connect(bench, "tcp") for _ in range(2))
+        many, few = b"\n" * 2000, b"\n"
+        # Both have arrived before either is read.
+        one.transport._wire.arriving += many
+        other.transport._wire.arriving += few
+        bench.clock.turn()
+        assert len(served_at) == 2001 and served_at.index(other) < 200
+        assert not bench.clock.getDelayedCalls()
+
+    def test_writes_without_end_give_way_and_end_with_the_connection(self) -> None:
+        async def run(stream: Stream) -> None:
+            while True:
+                await stream.write(b"x")
+
+        client, bench = served(run, window=10_000)
+        assert len(client.value()) == 10_000
+        client.lose()
+        assert not bench.clock.getDelayedCalls()
+
+    @pytest.mark.parametrize("ending", ["half-close", "close", "loss"])
+    @pytest.mark.parametrize(
+        "action",
+        [
+            lambda stream: stream.read(),
+            lambda stream: stream.read_line(),
+            lambda stream: stream.read_exactly(1),
+            lambda stream: stream.read_frame(),
+            lambda stream: stream.read_netstring(),
+            lambda stream: stream.write(b"x"),
+        ],
+    )
+    def test_one_that_goes_on_at_the_end_is_ended(self, action: Callable[[Stream], Any], ending: str) -> None:
+        count, ends = 0, []
+
+        async def run(stream: Stream) -> None:
+            nonlocal count
+            await stream.read(1)
+            try:
+                while True:
+                    try:
+                        count += 1
+                        await action(stream)
+                    except Exception:  # noqa: BLE001  (as careless protocols do)
+                        continue
+            finally:
+                ends.append(1)
+
+        client, bench = served(run, window=1000)
+        client.feed(b"x")
+        with suppress(RuntimeError):
+            {"half-close": client.half_close, "close": client.close, "loss": client.lose}[ending]()
+            client.lose()
+        assert ends and count < HELD + 2 * MOST_AT_END + 1000
+        assert not bench.clock.getDelayedCalls()
+
+    def test_a_time_out_and_a_loss_interrupt_a_turn(self) -> None:
+        log = Log()
+
+        async def run(stream: Stream) -> None:
+            try:
+                with stream.timeout(0):
+                    while True:
+                        await stream.write(b"")
+            except StreamTimeoutError:
+                log.append("late")
+
+        client, bench = served(run)
+        assert log == ["late"] and client.ended
+        assert not bench.clock.getDelayedCalls()
 
 
 class TestFlow:

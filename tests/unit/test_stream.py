@@ -61,6 +61,22 @@ def test_an_unfinished_line_over_the_limit_is_refused_at_the_end() -> None:
     assert one.value() == b"" and one.ended
 
 
+class Patient(Lines):
+    """Answers a long line and goes on, as a server of SMTP does."""
+
+    def line_too_long(self) -> None:
+        self.transport.write(b"<?>")
+
+
+@given(st.lists(st.integers(0, 9), max_size=5), st.integers(1, 20))
+def test_one_that_goes_on_after_a_long_line_is_told_of_it_once(sizes: list[int], step: int) -> None:
+    one = connect(build(Service("lines", "Lines", streams={"tcp": Patient})), "tcp")[1]
+    data = b"".join(b"x" * size + b"\r\n" for size in sizes)
+    for place in range(0, len(data), step):
+        one.feed(data[place : place + step])
+    assert one.value() == b"".join(b"<" + b"x" * size + b">" if size <= 5 else b"<?>" for size in sizes)
+
+
 def test_nothing_is_taken_after_closing() -> None:
     one = client()
     one.feed(b"quit\nmore\n")

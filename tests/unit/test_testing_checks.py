@@ -11,12 +11,14 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import DatagramProtocol, Protocol
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from netsvc.coroutine import Stream
 from netsvc.service import PlainCore
 from netsvc.stream import LineProtocol
-from netsvc.testing import check_service
+from netsvc.testing import check_service, findings
 from netsvc.testing.findings import KINDS
 from tests.builders.facts import lacks
 from tests.builders.parrots import DatagramParrot, Parrot, found, service
@@ -212,7 +214,42 @@ class TestStreams:
             def dataReceived(self, data: bytes) -> None:
                 pass
 
-        check_service(service(Endless))
+        assert set(found(service(Endless))) == {"endless"}
+        check_service(service(Endless), allow=("tcp endless",))
+
+    def test_a_protocol_that_does_not_end_is_ended_and_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(findings, "LONGEST", 0.2)
+
+        class Spinning(Parrot):
+            def dataReceived(self, data: bytes) -> None:
+                while data:
+                    pass
+
+        class Filling(Parrot):
+            def dataReceived(self, data: bytes) -> None:
+                while data:
+                    self.transport.write(bytes(1024 * 1024))
+
+        async def waiting(stream: Stream) -> None:
+            while await stream.read():
+                while True:
+                    await succeed(1)
+
+        async def calling(stream: Stream) -> None:
+            while await stream.read():
+                while True:
+                    await deferLater(stream.factory.reactor, 0)
+
+        for protocol in (Spinning, Filling, waiting, calling):
+            assert set(found(service(protocol))) - set(HABITS) == {"endless"}
+        assert "test_testing_checks.py:" in found(service(Spinning))["endless"].what
+
+    def test_a_coroutine_that_goes_on_at_the_end_is_found(self) -> None:
+        async def run(stream: Stream) -> None:
+            while True:
+                await stream.write(await stream.read())
+
+        assert "leave the loop" in found(service(run))["raises"].what
 
 
 class Unprepared(DatagramParrot):

@@ -201,7 +201,7 @@ class TestStream:
     def test_connections_that_never_rest_are_an_error(self) -> None:
         protocol, transport = connected(window=10**9)
         protocol.transport.registerProducer(Pull(protocol.transport), False)
-        with pytest.raises(AssertionError, match="do not come to rest within 10000 turns"):
+        with pytest.raises(AssertionError, match="come to rest"):
             transport._network.turn()
 
 
