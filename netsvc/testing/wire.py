@@ -78,8 +78,8 @@ class MemoryReactor(MemoryReactorClock):
 
     def _run_due(self) -> bool:
         """Run the calls that are due, but none that they schedule; return whether there were any."""
-        self._sortCalls()
         due = [call for call in self.calls if call.getTime() <= self.seconds()]
+        due.sort(key=lambda call: call.getTime())
         for call in due:
             # An earlier one may have cancelled or delayed it.
             if call.active() and call.getTime() <= self.seconds():
