@@ -21,6 +21,10 @@ from tests.builders.processes import ROOT
 
 pytest_plugins = ["netsvc.pytest_plugin"]
 
+# Until all tests are collected, which makes millions of objects that stay or are gone at once: looking through them
+# again and again takes longer than to make them.
+gc.disable()
+
 # It is for this run of pytest, not for those that tests start.
 os.environ.pop("PYTEST_ADDOPTS", None)
 
@@ -57,6 +61,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if all_quick and not measured and not config.option.usepdb and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses = min(4, len(os.sched_getaffinity(0)))
         config.option.dist = "worksteal"
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but not look through the tests and all that they import."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

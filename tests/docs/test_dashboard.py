@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -36,10 +37,13 @@ def of_services() -> Iterator[Metrics]:
     yield build("files", {"root": "."}).context.metrics
 
 
-FAMILIES = {name: (metric.kind, metric.labels) for name, metric in METRICS.items()} | {
-    each["name"]: (each["kind"], each["labels"]) for metrics in of_services() for each in metrics.samples()
-}
-KNOWN = known_metrics(FAMILIES)
+@cache
+def known() -> dict[str, tuple[str, set[str]]]:
+    """List the metrics of netsvc and of its services."""
+    families = {name: (metric.kind, metric.labels) for name, metric in METRICS.items()} | {
+        each["name"]: (each["kind"], each["labels"]) for metrics in of_services() for each in metrics.samples()
+    }
+    return known_metrics(families)
 
 
 def panels(within: dict[str, Any] = DASHBOARD) -> Iterator[dict[str, Any]]:
@@ -59,12 +63,12 @@ RULES = [pytest.param(rule, id=rule["name"]) for rule in RULE.finditer(ALERTS)]
 class TestTheDashboard:
     @pytest.mark.parametrize(("panel", "target"), TARGETS)
     def test_asks_for_metrics_and_labels_that_there_are(self, panel: dict[str, Any], target: dict[str, Any]) -> None:
-        query = parse(target["expr"], KNOWN)
+        query = parse(target["expr"], known())
         assert query.metrics
         for name, looked_at in query.metrics.items():
             # What is chosen above holds for every panel.
             assert looked_at >= TARGET
-            assert ("service" in looked_at) == ("service" in KNOWN[name][1])
+            assert ("service" in looked_at) == ("service" in known()[name][1])
         shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
         assert shown <= (query.labels or set())
         if panel["type"] == "timeseries":
@@ -73,9 +77,9 @@ class TestTheDashboard:
             assert not query.labels
 
     def test_shows_every_metric(self) -> None:
-        asked = {name for param in TARGETS for name in parse(param.values[1]["expr"], KNOWN).metrics}  # type: ignore[index]
+        asked = {name for param in TARGETS for name in parse(param.values[1]["expr"], known()).metrics}  # type: ignore[index]
         draining = {"netsvc_process_draining"}
-        assert set(KNOWN) - asked <= draining
+        assert set(known()) - asked <= draining
 
     def test_chooses_among_what_there_is(self) -> None:
         names = []
@@ -83,7 +87,7 @@ class TestTheDashboard:
             names.append(variable["name"])
             if variable["type"] == "query":
                 [(metric, label)] = re.findall(r"^label_values\((.*), (\w+)\)$", variable["query"]["query"])
-                assert label in (parse(metric, KNOWN).labels or set())
+                assert label in (parse(metric, known()).labels or set())
                 assert variable["definition"] == variable["query"]["query"]
         assert names == ["datasource", "job", "instance", "service"]
         used = set(re.findall(r"\$(?!__)\{?(\w+)", json.dumps(DASHBOARD)))
@@ -91,7 +95,7 @@ class TestTheDashboard:
 
     def test_marks_what_there_is(self) -> None:
         [mark] = [each for each in DASHBOARD["annotations"]["list"] if "expr" in each]
-        assert set(re.findall(r"\{\{(\w+)\}\}", mark["titleFormat"])) <= (parse(mark["expr"], KNOWN).labels or set())
+        assert set(re.findall(r"\{\{(\w+)\}\}", mark["titleFormat"])) <= (parse(mark["expr"], known()).labels or set())
 
     @pytest.mark.parametrize("panel", [pytest.param(each, id=each["title"]) for each in panels()])
     def test_panels_are_whole(self, panel: dict[str, Any]) -> None:
@@ -129,7 +133,7 @@ class TestTheDashboard:
                 names = {name.removeprefix("Value #") for name in step["options"].get("renameByName", {})}
                 for name in names:
                     letters = {target["refId"] for target in panel["targets"]}
-                    labels = set.union(*(parse(target["expr"], KNOWN).labels or set() for target in panel["targets"]))
+                    labels = set.union(*(parse(target["expr"], known()).labels or set() for target in panel["targets"]))
                     assert name in letters | labels
 
     def test_is_for_any_grafana(self) -> None:
@@ -140,7 +144,7 @@ class TestTheDashboard:
 class TestTheAlerts:
     @pytest.mark.parametrize("rule", RULES)
     def test_ask_for_metrics_and_labels_that_there_are(self, rule: re.Match[str]) -> None:
-        query = parse(rule["expr"], KNOWN)
+        query = parse(rule["expr"], known())
         assert query.metrics
         for text in (rule["summary"], rule["description"]):
             for shown in re.findall(r"\{\{(.*?)\}\}", text):
@@ -178,12 +182,12 @@ class TestTheReading:
     )
     def test_finds_what_is_wrong(self, query: str, reason: str) -> None:
         with pytest.raises(ValueError, match=reason):
-            parse(query, KNOWN)
+            parse(query, known())
 
     def test_knows_what_an_answer_has(self) -> None:
-        assert parse('sum by (service) (netsvc_listener_up{service=~"$service", job!="x"})', KNOWN).labels == {
+        assert parse('sum by (service) (netsvc_listener_up{service=~"$service", job!="x"})', known()).labels == {
             "service"
         }
-        assert parse("time() - (max(netsvc_process_start_time_seconds))", KNOWN).labels == set()
-        assert parse("count(netsvc_listener_up == 0) or vector(0)", KNOWN).labels == set()
-        assert parse("1 + 1", KNOWN) == parse("2", KNOWN)
+        assert parse("time() - (max(netsvc_process_start_time_seconds))", known()).labels == set()
+        assert parse("count(netsvc_listener_up == 0) or vector(0)", known()).labels == set()
+        assert parse("1 + 1", known()) == parse("2", known())

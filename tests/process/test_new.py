@@ -41,9 +41,8 @@ def check(*words: object, cwd: Path) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize(
-    "words", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])], ids=" ".join
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", FORMS, ids=" ".join)
 def test_its_own_tests_pass(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = made("blue-lights", *words, where=tmp_path, monkeypatch=monkeypatch)
     check("pytest", "-q", "-p", "no:cacheprovider", cwd=directory)

@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from configparser import ConfigParser
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,11 @@ _PRIVATE = re.compile(r"_[a-z]\w*")
 _CAMEL_CASE = re.compile(r"_[a-z]+[A-Z]\w*")
 _BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
-SOURCES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+
+@cache
+def sources() -> dict[Path, ast.Module]:
+    """Parse every module of netsvc."""
+    return {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
 
 
 def _is_own(node: ast.expr) -> bool:
@@ -111,7 +116,7 @@ def _is_own(node: ast.expr) -> bool:
 def own_names() -> set[str]:
     """List the private names that netsvc defines."""
     own = set()
-    for tree in SOURCES.values():
+    for tree in sources().values():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 own.add(node.name)
@@ -147,16 +152,14 @@ def foreign_names(tree: Any, own: set[str]) -> Iterator[tuple[str, int]]:
                 yield name, node.lineno
 
 
+@cache
 def uses() -> dict[str, list[str]]:
     """List where netsvc uses each private name of others."""
     own, found = own_names(), dict[str, list[str]]()
-    for path, tree in SOURCES.items():
+    for path, tree in sources().items():
         for name, line in foreign_names(tree, own):
             found.setdefault(name, []).append(f"netsvc/{path.relative_to(ROOT)}:{line}")
     return found
-
-
-USES = uses()
 
 
 def resolve(dotted: str) -> Any:
@@ -178,19 +181,20 @@ def is_there(owner: Any, name: str) -> bool:
 
 
 def test_every_private_name_that_is_used_is_listed() -> None:
-    unlisted = {name: places for name, places in USES.items() if name not in NAMES}
+    unlisted = {name: places for name, places in uses().items() if name not in NAMES}
     assert not unlisted, f"private names that are not in {__file__}: {unlisted}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_private_name_that_is_listed_is_used_and_still_in_twisted(name: str) -> None:
     owner, reason = NAMES[name]
-    assert name in USES, f"{name} is not used any more: remove it from the list"
+    assert name in uses(), f"{name} is not used any more: remove it from the list"
     try:
         there = is_there(resolve(owner), name)
     except (ImportError, AttributeError):
         there = False
-    assert there, f"{owner}.{name} is not in Twisted {twisted.__version__}: {', '.join(USES[name])} need it to {reason}"
+    needing = ", ".join(uses()[name])
+    assert there, f"{owner}.{name} is not in Twisted {twisted.__version__}: {needing} need it to {reason}"
 
 
 def test_a_name_that_is_gone_is_missed() -> None:
