@@ -143,6 +143,54 @@ def test_what_the_kernel_does_not_take_follows_when_it_has_room(net: Net, from_d
     assert not wire.transport.waiting and not wire.transport.flushing
 
 
+class TestAtOnce:
+    def test_it_is_sent_before_the_call_returns_and_never_before_what_was_written(self, net: Net) -> None:
+        wire, peer = net.connect()
+        wire.transport.write_at_once(b"one ")
+        assert read(peer, 4) == b"one " and not net.reactor.flushes
+        wire.transport.write(b"two ")
+        wire.transport.write_at_once(b"three")
+        net.turn()
+        assert read(peer, 9) == b"two three"
+
+    def test_what_the_kernel_does_not_take_follows(self, net: Net) -> None:
+        wire, peer = net.connect()
+        data = bytes(range(256)) * 40000
+        wire.transport.write_at_once(data)
+        wire.transport.write_at_once(b"the end")
+        net.turn()
+        peer.setblocking(False)
+        got = bytearray()
+
+        def more() -> bool:
+            with suppress(BlockingIOError):
+                got.extend(peer.recv(1 << 20))
+            return len(got) >= len(data) + 7
+
+        net.until(more)
+        assert got == data + b"the end"
+
+    def test_in_a_busy_turn_it_is_sent_with_the_rest(self, net: Net) -> None:
+        other, other_peer = net.connect()
+        other.transport.socket = Counting(other.transport.socket)
+        pairs = [net.connect(lambda wire, data: other.transport.write_at_once(data)) for _ in range(3)]
+        for _, peer in pairs:
+            peer.sendall(b"now ")
+        net.until(lambda: net.reactor.ready == 3 or other.transport.socket.calls.get("send"))
+        assert read(other_peer, 12) == b"now " * 3
+        assert other.transport.socket.calls["send"] == 1
+
+    def test_no_connection_is_lost_inside(self, net: Net) -> None:
+        wire, peer = net.connect()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.close()
+        wire.transport.write_at_once(b"into a reset connection")
+        assert wire.reason is None
+        net.turn()
+        assert wire.reason is ConnectionLost
+        wire.transport.write_at_once(b"and into a lost one")
+
+
 def test_written_and_lost_means_sent_and_then_closed(net: Net) -> None:
     def last(wire: Wire, data: bytes) -> None:
         wire.transport.write(b"last ")  # type: ignore[union-attr]

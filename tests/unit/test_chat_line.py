@@ -178,7 +178,7 @@ class TestEncodings:
         pieces: list[bytes] = []
         for _ in range(3):
             other = client(core)
-            other.protocol._outbox.send = pieces.append
+            other.protocol._outbox.send_event = pieces.append
         ann.sends("hi\n")
         assert pieces[-1] == shown(*said("ann", "hi"))
         assert pieces[-3] is pieces[-2] is pieces[-1]
@@ -361,7 +361,7 @@ class TestTogether:
         pieces: list[bytes] = []
         for _ in range(3):
             other = client(core)
-            other.protocol._outbox.send = pieces.append
+            other.protocol._outbox.send_event = pieces.append
         ann.sees()
         pieces.clear()
         assert states(ann.sends("1\n2\n/who\n/me waves\nhal"), "* ", "lobby", "ann, guest")

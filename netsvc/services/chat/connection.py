@@ -62,13 +62,17 @@ class Outbox:
         #: Whether it holds what is sent, and since when.
         self.full = False
         self._since = 0.0
-        #: Sends bytes; never raises, never blocks. It is replaced as the transport fills and empties.
+        # The fast reactor's transports have it.
+        self._send_event: Callable[[bytes], object] = getattr(transport, "write_at_once", transport.write)
+        #: Send an answer, and an event that many others are sent as well; never raise, never block. They are replaced
+        #: as the transport fills and empties.
         self.send: Callable[[bytes], object] = transport.write
+        self.send_event = self._send_event
         transport.registerProducer(self, True)
 
     def pauseProducing(self) -> None:
         """Hold what is sent."""
-        self.send = self._hold
+        self.send = self.send_event = self._hold
         self.full = True
         self._since = self._clock.seconds()
         self._filled()
@@ -76,7 +80,7 @@ class Outbox:
     def resumeProducing(self) -> None:
         """Send what was held."""
         # First, because this write may fill the transport again.
-        self.send = self._transport.write
+        self.send, self.send_event = self._transport.write, self._send_event
         self.full = False
         self._release()
         if not self.full:
@@ -84,7 +88,7 @@ class Outbox:
 
     def stopProducing(self) -> None:
         """Drop everything from now on: the connection is gone."""
-        self.send = _drop
+        self.send = self.send_event = _drop
         self._held.clear()
 
     def close(self, *, unread: bool) -> None:
@@ -95,7 +99,7 @@ class Outbox:
         to close the rest when the client has, or after some time.
         """
         self._release()
-        self.send = _drop
+        self.send = self.send_event = _drop
         # A TLS transport closes only when it has no producer any more.
         self._transport.unregisterProducer()
         if unread and _half_closes(self._transport):

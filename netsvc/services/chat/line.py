@@ -16,6 +16,7 @@ from netsvc.services.chat.foreign import Opening
 from netsvc.services.chat.lines import OVERLONG, LineSplitter, Overlong
 from netsvc.services.chat.room import Member
 from netsvc.services.chat.text import edit
+from netsvc.services.chat.wording import LineForm
 
 __all__ = ["ARRIVAL", "QUIET", "TYPING", "LineChat"]
 
@@ -41,6 +42,8 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
         self._arrival: Any = None
         self._silence: Any = None
         self._conversation = Conversation(self._core, self, self._show)
+        #: See `_adapt`.
+        self._form: LineForm | None = self._dialect.form
 
     def _greet(self) -> None:
         """Enter the chat and greet the client."""
@@ -53,15 +56,24 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
 
     def deliver(self, event: Event) -> None:
         """Send the line of an event."""
-        form = self._dialect.form
-        if self._conversation.view.is_plain:
-            self._outbox.send(event.rendered.get(form) or form.render(event))
-            return
-        view = self._conversation.view
+        if data := event.rendered.get(self._form):
+            self._outbox.send_event(data)
+        else:
+            self._select(event)
+
+    def _select(self, event: Event) -> None:
+        """Send of an event what the member wants to see."""
+        view, form = self._conversation.view, self._dialect.form
         if view.has_times:
             form = form.with_times
-        if shown := view.select(event):
-            self._outbox.send(b"".join([form.render(each) for each in shown]))
+        events = [event] if view.is_plain else view.select(event)
+        # Some events have no line.
+        if data := b"".join([form.render(each) for each in events]):
+            self._outbox.send_event(data)
+
+    def _adapt(self) -> None:
+        """Note the form in which events are sent as they are, if they are."""
+        self._form = self._dialect.form if self._conversation.view.is_plain else None
 
     def dataReceived(self, data: bytes) -> None:
         """Process the lines that are complete, as fast as the member's rate allows."""
@@ -79,6 +91,7 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
         if answers:
             self._outbox.send(answers)
         self._dialect.adopt(self._lines.line_end, self._lines.wide)
+        self._adapt()
         self.work()
 
     def readConnectionLost(self) -> None:
@@ -146,6 +159,7 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
         if now != before:
             self._conversation.notice(f"you write {now}; from now on you get {now}, too")
         answer = self._conversation.line_received(text)
+        self._adapt()
         if self._conversation.over:
             self.end()
         return answer

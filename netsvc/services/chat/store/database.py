@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple
@@ -79,9 +80,38 @@ MIGRATIONS = (
         UNIQUE (account, room)
     ) STRICT;
     """,
+    # A commit writes each page that it changes, so that the fewest indices make it cheap.
+    """
+    CREATE TABLE message_2 (
+        room TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        time REAL NOT NULL,
+        name TEXT NOT NULL,
+        text TEXT NOT NULL,
+        account TEXT NOT NULL,
+        acted INTEGER NOT NULL,
+        token TEXT,
+        PRIMARY KEY (room, id)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO message_2 SELECT room, id, time, name, text, account, acted, token FROM message ORDER BY room, id;
+    CREATE TABLE removed (last INTEGER NOT NULL) STRICT;
+    INSERT INTO removed SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'message';
+    DROP TABLE message;
+    ALTER TABLE message_2 RENAME TO message;
+    CREATE INDEX message_account ON message (account) WHERE account != '';
+    CREATE UNIQUE INDEX message_token ON message (room, token) WHERE token IS NOT NULL;
+    """,
 )
 
 _SELECT = "SELECT id, time, room, name, text, account, acted FROM message WHERE "
+_APPEND = "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+#: The rooms that have messages, each found by one search.
+_ROOMS = """
+    WITH RECURSIVE found (room) AS (
+        SELECT min(room) FROM message
+        UNION ALL SELECT (SELECT min(room) FROM message WHERE room > found.room) FROM found WHERE room IS NOT NULL
+    ) SELECT room FROM found WHERE room IS NOT NULL
+"""
 _PUT_ROOM = """
     INSERT INTO room VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,
         made = excluded.made, founder = excluded.founder, operators = excluded.operators, topic = excluded.topic,
@@ -150,7 +180,9 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         #: The device and inode of the file and of its log.
         self._identity: tuple[tuple[int, int] | None, ...] = ()
-        #: Messages by room.
+        #: The greatest id that a message has or had.
+        self._last = 0
+        #: Messages by room, for the rooms where they were counted.
         self._counts: dict[str, int] = {}
 
     # Opening and closing
@@ -233,7 +265,12 @@ class Database:
             )
             self._connection = connection
             self._prepare(connection)
-            self._counts = dict(connection.execute("SELECT room, count(*) FROM message GROUP BY room"))
+            self._counts = {}
+            (self._last,) = connection.execute(
+                f"SELECT max((SELECT last FROM removed), "  # noqa: S608  (constants)
+                f"ifnull((SELECT max((SELECT max(id) FROM message WHERE message.room = each.room)) "
+                f"FROM ({_ROOMS}) AS each), 0))"
+            ).fetchone()
         except sqlite3.Error as error:
             raise UnusableError(str(error), reason_of(error)) from error
         self._identity = self._identify()
@@ -297,12 +334,10 @@ class Database:
             if found:
                 return _message(found), False
         now = self._now()
-        execute(
-            "INSERT INTO message (time, room, name, text, account, acted, token) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (now, new.room, new.name, new.text, new.account, new.acted, token),
-        )
-        count = self._counts[new.room] = self._counts.get(new.room, 0) + 1
-        message = Message(self._cursor.lastrowid or 0, now, new.room, new.name, new.text, new.account, new.acted)
+        count = self._counts[new.room] = self._count(new.room) + 1
+        self._last = id = self._last + 1
+        execute(_APPEND, (new.room, id, now, new.name, new.text, new.account, new.acted, token))
+        message = Message(id, now, new.room, new.name, new.text, new.account, new.acted)
         most = self.limits.messages
         if count > most + most // 8:
             self._cut(new.room)
@@ -351,7 +386,7 @@ class Database:
         for record in records:
             if isinstance(record, RoomRecord):
                 execute("DELETE FROM room WHERE key = ?", (record.key,))
-                execute("DELETE FROM message WHERE room = ?", (record.key,))
+                self._delete("room = ?", (record.key,))
                 execute("DELETE FROM marker WHERE room = ?", (record.key,))
                 self._counts.pop(record.key, None)
             else:
@@ -374,7 +409,7 @@ class Database:
     def forget(self, account: str, most: int) -> int:
         """Delete at most `most` messages of an account; return their number."""
         return self._delete(
-            "id IN (SELECT id FROM message WHERE account = ? AND account != '' LIMIT ?)", (account, most)
+            "(room, id) IN (SELECT room, id FROM message WHERE account = ? AND account != '' LIMIT ?)", (account, most)
         )
 
     def mark(self, account: str, room: str, id: int) -> None:
@@ -399,16 +434,24 @@ class Database:
         """Return the read markers of an account."""
         return dict(self._cursor.execute("SELECT room, message FROM marker WHERE account = ? ORDER BY id", (account,)))
 
-    def trim(self, most: int) -> int:
-        """Remove at most `most` messages that are too old or too many; return their number."""
+    def rooms(self) -> list[str]:
+        """Return the rooms that have messages."""
+        return [room for (room,) in self._cursor.execute(_ROOMS)]
+
+    def trim(self, room: str, most: int) -> int:
+        """Remove at most `most` messages of a room that are too old or too many; return their number."""
         removed = 0
-        for room, count in list(self._counts.items()):
-            if count > self.limits.messages and removed < most:
-                removed += self._cut(room, most - removed)
+        if self._count(room) > self.limits.messages:
+            removed += self._cut(room, most)
         if self.limits.days is not None and removed < most:
             oldest = self._now() - self.limits.days * 86400
+            (end,) = self._cursor.execute(
+                "SELECT ifnull((SELECT id FROM message WHERE room = ? AND time >= ? ORDER BY id LIMIT 1), ?)",
+                (room, oldest, self._last + 1),
+            ).fetchone()
             removed += self._delete(
-                "id IN (SELECT id FROM message WHERE time < ? ORDER BY id LIMIT ?)", (oldest, most - removed)
+                "room = ?1 AND id IN (SELECT id FROM message WHERE room = ?1 AND id < ?2 ORDER BY id LIMIT ?3)",
+                (room, end, most - removed),
             )
         return removed
 
@@ -420,16 +463,30 @@ class Database:
         messages = {room.key: tuple(self.read(room.key, last, None, None, None)) for room in rooms} if last else {}
         return Kept(tuple(rooms), tuple(accounts), messages)
 
+    def _count(self, room: str) -> int:
+        count = self._counts.get(room)
+        if count is None:
+            found = self._cursor.execute("SELECT count(*) FROM message WHERE room = ?", (room,))
+            (count,) = found.fetchone()
+            self._counts[room] = count
+        return int(count)
+
     def _cut(self, room: str, most: int = 1 << 62) -> int:
-        excess = min(self._counts[room] - self.limits.messages, most)
-        return self._delete("id IN (SELECT id FROM message WHERE room = ? ORDER BY id LIMIT ?)", (room, excess))
+        excess = min(self._count(room) - self.limits.messages, most)
+        return self._delete(
+            "room = ?1 AND id IN (SELECT id FROM message WHERE room = ?1 ORDER BY id LIMIT ?2)", (room, excess)
+        )
 
     def _delete(self, where: str, values: tuple[object, ...]) -> int:
         query = f"DELETE FROM message WHERE {where} RETURNING room"  # noqa: S608  (`where` is a constant)
-        gone = [room for (room,) in self._cursor.execute(query, values).fetchall()]
-        for room in gone:
-            self._counts[room] -= 1
-        return len(gone)
+        gone = Counter(room for (room,) in self._cursor.execute(query, values).fetchall())
+        for room, count in gone.items():
+            if room in self._counts:
+                self._counts[room] -= count
+        if gone:
+            # One of them may have been the last one.
+            self._cursor.execute("UPDATE removed SET last = ?", (self._last,))
+        return gone.total()
 
 
 class _Transaction:

@@ -132,8 +132,8 @@ class StoreLimits:
     """How much a store keeps.
 
     A `put` of a new record beyond `rooms` or `accounts` fails with `StoreError`. Of the messages of a room at least
-    the last `messages` are kept, and at most an eighth more; those older than `days` are removed by `trim`. An account
-    has at most `markers` read markers; those not set for longest are dropped.
+    the last `messages` are kept, and at most an eighth more; those older than `days` are removed by `trim`, up to the
+    first that is not. An account has at most `markers` read markers; those not set for longest are dropped.
     """
 
     messages: int = 10_000

@@ -46,6 +46,11 @@ class _Log:
         first = self.messages[excess].id if most else self.messages[-1].id + 1
         return self.keep(lambda message: message.id >= first)
 
+    def cut_before(self, oldest: float) -> int:
+        """Drop the messages before the first one that is not older than that; return their number."""
+        first = next((each.id for each in self.messages if each.time >= oldest), None)
+        return self.keep(lambda message: first is not None and message.id >= first)
+
 
 class MemoryStore:
     """Keeps everything in memory. Every answer is immediate."""
@@ -167,5 +172,5 @@ class MemoryStore:
         removed = sum(log.cut(limits.messages) for log in self._logs.values())
         if limits.days is not None:
             oldest = self._now() - limits.days * 86400
-            removed += sum(log.keep(lambda each: each.time >= oldest) for log in self._logs.values())
+            removed += sum(log.cut_before(oldest) for log in self._logs.values())
         return succeed(removed)

@@ -278,8 +278,15 @@ class SqliteStore:
         return self._in_pieces(lambda database: database.forget(account, _PIECE))
 
     def trim(self) -> Deferred[int]:
-        """Remove the messages that are too old or too many, a piece after the other."""
-        return self._in_pieces(lambda database: database.trim(_PIECE))
+        """Remove the messages that are too old or too many, a room and a piece after the other."""
+        return self._ask(Database.rooms).addCallback(lambda rooms: self._trim(rooms[::-1], 0))
+
+    def _trim(self, rooms: list[str], before: int) -> int | Deferred[int]:
+        if not rooms or self._closed is not None:
+            return before
+        room = rooms.pop()
+        trimmed = self._in_pieces(lambda database: database.trim(room, _PIECE))
+        return trimmed.addCallback(lambda removed: self._trim(rooms, before + removed))
 
     def _in_pieces(self, operation: Callable[[Database], int], before: int = 0) -> Deferred[int]:
         def go_on(piece: int) -> int | Deferred[int]:
