@@ -18,7 +18,7 @@ from netsvc.plan.limits import LIMITS
 #: The services in it, and the ports of their protocols.
 OWN_SERVICES: Mapping[str, Mapping[str, int]] = {
     "echo": {"tcp": 9001, "udp": 9001},
-    "chat": {"line": 9002},
+    "chat": {"line": 9002, "irc": 6667},
     "files": {"classic": 9003, "http": 8080, "tftp": 6969},
     "reply": {"tcp": 9004, "udp": 9004},
 }
@@ -30,6 +30,8 @@ _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("chat", "store"): "sqlite:chat.sqlite",
     ("chat", "reserved"): "boss, chief",
     ("chat", "operators"): "alice",
+    ("chat", "irc-password"): "irc-password",
+    ("chat", "irc-sts-port"): 6697,
     ("files", "root"): ".",
     ("files", "cache-control"): "public, max-age=3600",
     ("files", "cors"): "https://example.org",
@@ -109,7 +111,8 @@ def _service(service: INetworkService, ports: Mapping[str, int]) -> Iterator[str
         yield _SERVICE
     yield f"{mark}[services.{service.name}]\n"
     for protocol, port in ports.items():
-        yield f"{mark}{protocol} = {port}\n"
+        # IRC is for those who want it.
+        yield f"{mark or '#' * (protocol == 'irc')}{protocol} = {port}\n"
     for setting in declared_settings(service.options):
         yield from _entry(setting.name, _sample(service.name, setting), setting.description)
     if service.name == "echo":

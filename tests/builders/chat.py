@@ -53,6 +53,7 @@ class Recorder:
     """An outlet that keeps what it gets; of several events at once, each."""
 
     is_confidential = True
+    is_encrypted = False
 
     def __init__(self, peer: str = "192.0.2.1") -> None:
         self.peer = peer
@@ -148,6 +149,7 @@ class Person:
     """A conversation, the lines that it shows, and the events that it is sent, in order."""
 
     is_confidential = True
+    is_encrypted = False
 
     def __init__(self, core: ChatCore, name: str | None = None, peer: str = "192.0.2.1") -> None:
         self.peer = peer

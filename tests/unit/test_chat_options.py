@@ -48,6 +48,7 @@ def test_what_is_no_text_encoding_is_refused(name: str) -> None:
 
 #: Their defaults are empty, but for the encoding.
 _NO_LIMITS = {"encoding", "store", "sync", "reserved", "operators", "plain-passwords"}
+_NO_LIMITS |= {"irc-name", "irc-password", "irc-sts-port"}
 
 
 def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
@@ -55,7 +56,7 @@ def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
     assert {setting.name for setting in declared} - _NO_LIMITS == set(ChatOptions.limits)
     assert all(setting.description for setting in declared)
     no_default = {setting.name for setting in declared if not setting.default}
-    assert no_default == _NO_LIMITS - {"encoding"} | {"keep-days"}
+    assert no_default == _NO_LIMITS - {"encoding", "irc-name"} | {"keep-days"}
 
 
 @pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "redis://x", "sqlite:a\0b"])
@@ -88,4 +89,4 @@ def test_reserved_names_are_listed_with_commas() -> None:
 
 def test_the_service_is_declared() -> None:
     assert INetworkService.providedBy(service)
-    assert (service.name, service.protocols) == ("chat", {"line": "stream"})
+    assert (service.name, service.protocols) == ("chat", {"line": "stream", "irc": "stream"})

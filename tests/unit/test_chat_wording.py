@@ -55,7 +55,7 @@ def test_an_event_without_a_line_is_not_shown() -> None:
 def test_no_event_is_without_a_line() -> None:
     from netsvc.services.chat.wording import _WORDINGS
 
-    for_clients_of_other_forms = {events.Away, events.Described, events.Identified, events.Tagged}
+    for_clients_of_other_forms = {events.Away, events.Described, events.Identified, events.Marked, events.Tagged}
 
     exported = {getattr(events, name) for name in events.__all__}
     declared = {each for each in exported if isinstance(each, type) and issubclass(each, Event)}

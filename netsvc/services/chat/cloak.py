@@ -16,6 +16,7 @@ class Cloak:
         self._secret = os.urandom(32)
 
     def host(self, peer: str) -> str:
-        """Return the host name of a peer."""
+        """Return the host name of a peer, or of a network."""
+        peer = peer.removesuffix("/32")
         digest = hashlib.blake2s(peer.encode("utf-8", "replace"), key=self._secret, digest_size=10).digest()
         return f"ip-{base64.b32encode(digest).decode().lower()}"

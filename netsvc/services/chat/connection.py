@@ -239,6 +239,11 @@ class ChatConnection(Protocol, Generic[L]):
         """Whether no one else can read what the client sends."""
         return is_confidential(self.transport)
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the client uses TLS."""
+        return hasattr(self.transport, "getPeerCertificate")
+
     def end(self) -> None:
         """Leave the chat, and close the connection after everything has been sent."""
         if not self._closing:

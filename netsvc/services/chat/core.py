@@ -36,6 +36,7 @@ from netsvc.services.chat.events import (
     MemberOrigin,
     Noticed,
     Outlet,
+    Proclaimed,
     Reason,
     Renamed,
     Retitled,
@@ -43,6 +44,7 @@ from netsvc.services.chat.events import (
     Tagged,
     Whispered,
 )
+from netsvc.services.chat.markers import ReadMarkers
 from netsvc.services.chat.moderation import LONGEST_REASON, Moderation
 from netsvc.services.chat.names import (
     ChatError,
@@ -54,7 +56,7 @@ from netsvc.services.chat.names import (
     name_key,
     reserved_names,
 )
-from netsvc.services.chat.options import ChatOptions
+from netsvc.services.chat.options import ChatOptions, read_password
 from netsvc.services.chat.places import Places
 from netsvc.services.chat.presence import Presence
 from netsvc.services.chat.room import LOBBY, ChatRoom, Member
@@ -232,6 +234,8 @@ class ChatCore:
         self.moderation = Moderation(self)
         self._places: Places[Member] = Places()
         self._guests = 0
+        #: The greatest number of members that there were at a time.
+        self.most_members = 0
         self._draining = False
         #: Protocols handle what arrived in one piece in one `with` block, so that it is delivered together.
         self.delivery = Delivery(context.log)
@@ -252,6 +256,7 @@ class ChatCore:
             find=self.rooms.find,
             everyone=lambda: [member.deliver for member in self._members],
         )
+        self.markers = ReadMarkers(self.archive.store)
         self.accounts = Accounts(self.archive.store, context.reactor, now)
         metrics = context.metrics
         self._messages = metrics.counter("messages", "Messages to a room, or to one member")
@@ -277,11 +282,17 @@ class ChatCore:
         return self._reserved if here or is_operator else self._reserved_elsewhere
 
     def check(self) -> None:
-        """Raise `UserError` if the store cannot be opened."""
+        """Raise `UserError` if the store cannot be opened, or the file of a password cannot be read."""
         self.archive.store.check()
+        self._read_password(self.options)
+
+    def _read_password(self, options: ChatOptions) -> None:
+        #: What clients of IRC must send as `PASS`; empty if they need not.
+        self.password = read_password(options["irc-password"]) if options["irc-password"] is not None else ""
 
     def start(self) -> None:
         """Open the store, and register the gauges. Raises `UserError`."""
+        self._read_password(self.options)
         self.archive.open(self.options["history"])
         for gauge, count in self._gauges.items():
             gauge.add_function(count)
@@ -341,6 +352,7 @@ class ChatCore:
         changed = [name for name in ("store", "sync") if options[name] != self.options[name]]
         if changed:
             raise UserError([f"{' and '.join(changed)} cannot change in a reload; restart netsvc"])
+        self._read_password(options)
         self.options = options
         self._reserve(options)
         self.rooms.reconfigure(options)
@@ -348,7 +360,15 @@ class ChatCore:
         self.archive.limit(store_limits(options))
         return True
 
-    def enter(self, outlet: Outlet, name: str = "", account: AccountRecord | None = None) -> Member:
+    def enter(
+        self,
+        outlet: Outlet,
+        name: str = "",
+        account: AccountRecord | None = None,
+        *,
+        user: str = "chat",
+        real_name: str = "",
+    ) -> Member:
         """Create a member in no room, with a guest name if it has no other, and logged in to an account if it has one.
 
         Raises `ChatError` if the chat is full or stopping, or if it cannot have that name.
@@ -361,10 +381,12 @@ class ChatCore:
         bucket = Bucket(self.options["rate"], self.options["burst"], self.context.reactor.seconds())
         member = Member(name, outlet, bucket)
         member.account = account
-        member.source = MemberOrigin("chat", self.cloak.host(outlet.peer), account.name if account else "")
+        member.real_name = real_name
+        member.source = MemberOrigin(user, self.cloak.host(outlet.peer), account.name if account else "")
         member.entered = member.spoke = self.now()
         self._members.add(member.name, member)
         self._places.heard(member, self.context.reactor.seconds())
+        self.most_members = max(self.most_members, len(self._members))
         self.presence.came(member)
         return member
 
@@ -674,6 +696,14 @@ class ChatCore:
         room, receiver = (to.name, "") if isinstance(to, ChatRoom) else ("", to.name)
         event = replace(event, id=self.new_id(), room=room, to=receiver)
         self._tell(member, to.everyone if isinstance(to, ChatRoom) else (to.deliver,), event)
+
+    def proclaim(self, member: Member, text: str) -> None:
+        """Send a notice to all who operate the chat. The caller sees to it that the member does."""
+        text = _visible(text)
+        operators = {each for each in self._members if self.moderation.is_server_operator(each)}
+        self.congestion.admit(operators, member.name, text)
+        event = Proclaimed(member.name, text, source=member.source)
+        self._tell(member, [each.deliver for each in operators], event)
 
     def new_id(self) -> str:
         """Return an id for something that is not kept."""

@@ -28,9 +28,11 @@ __all__ = [
     "Joined",
     "Kicked",
     "Left",
+    "Marked",
     "MemberOrigin",
     "Noticed",
     "Outlet",
+    "Proclaimed",
     "Reason",
     "Remembering",
     "Renamed",
@@ -143,6 +145,14 @@ class Noticed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Proclaimed(Event):
+    """`name`, who operates the chat, sent `text` to all that do."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tagged(Event):
     """`name` sent nothing but `tags` (that it is typing, say) to `room`, or to the receiver `to` alone."""
 
@@ -174,6 +184,14 @@ class Described(Event):
 
     name: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Marked(Event):
+    """Another client of the receiver's account has read `target` up to a time, in milliseconds since 1970."""
+
+    target: str
+    time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +330,10 @@ class Outlet(Protocol):
     @property
     def is_confidential(self) -> bool:
         """Whether no one else can read what its client sends: `netsvc.stream.is_confidential`."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its client uses TLS."""
 
     def deliver(self, event: Event) -> None:
         """Send an event. Must neither raise nor block. Events for a connection that is closing are dropped."""

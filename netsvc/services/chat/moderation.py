@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from netsvc.base.hosts import is_loopback
 from netsvc.base.text import escape
+from netsvc.services.chat.cloak import Cloak
 from netsvc.services.chat.events import Changed, Delivery, Kicked
 from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.room import ChatRoom, Member
@@ -67,6 +68,8 @@ class _Core(Protocol):
     def rooms(self) -> _Rooms: ...
     @property
     def members(self) -> Iterable[Member]: ...
+    @property
+    def cloak(self) -> Cloak: ...
     def now(self) -> float: ...
     def find(self, name: str) -> Member: ...
     def expel(self, member: Member, by: str, why: str) -> None: ...
@@ -147,8 +150,8 @@ class Moderation:
             raise ChatError(f"{target.shown} is not subject to your bans")
         rules.add(ban, now)
         change = _MADE[target.effect]
-        made_for = (target.kind, target.pattern)
-        self._tell(room, member, Changed(room.name, member.name, change, target.shown, ban.why, made_for))
+        event = Changed(room.name, member.name, change, target.shown, ban.why, self._subject(target))
+        self._tell(room, member, event)
         if target.effect == BAN:
             for other in subject:
                 if room in other.rooms and self.role(other, room) < Role.OPERATOR:
@@ -162,8 +165,8 @@ class Moderation:
         if not room.rules.lift(target.effect, target.kind, target.pattern):
             raise ChatError(f"there is no such ban in {room.name}; /bans lists them")
         change = f"un{_MADE[target.effect]}"
-        made_for = (target.kind, target.pattern)
-        self._tell(room, member, Changed(room.name, member.name, change, target.shown, subject=made_for))
+        event = Changed(room.name, member.name, change, target.shown, subject=self._subject(target))
+        self._tell(room, member, event)
         self._core.keep_room(room)
         self._log(member, room, change, f"{target.kind}:{target.pattern}")
 
@@ -278,6 +281,12 @@ class Moderation:
         kicked = Kicked(room.name, other.name, member.name, why, source=member.source)
         member.own(kicked)
         self._core.delivery.send(everyone, kicked, member.deliver)
+
+    def _subject(self, target: BanTarget) -> tuple[str, str]:
+        """Return whom a ban is for, as all members may see it: without addresses."""
+        if target.kind == "address":
+            return "mask", f"*!*@{self._core.cloak.host(target.pattern)}"
+        return target.kind, target.pattern
 
     def _tell(self, room: ChatRoom, member: Member, event: Changed) -> None:
         event = replace(event, source=member.source)

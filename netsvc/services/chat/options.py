@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+from netsvc.base.errors import UserError
+from netsvc.base.files import read_file
+from netsvc.base.text import escape
 from netsvc.interfaces import Options
 from netsvc.options import byte_count, encoding, number, seconds, shown_as, whole_number
 from netsvc.services.chat.names import ChatError, check_name
@@ -60,6 +65,28 @@ def store_place(value: Any) -> str:
     return text
 
 
+def server_name(value: Any) -> str:
+    """Accept the name of an IRC server."""
+    text = str(value)
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", text, re.ASCII):
+        raise ValueError("a name such as chat.example.org")
+    return text
+
+
+def read_password(path: Path) -> str:
+    """Return the password in a file. Raises `UserError`."""
+    shown = escape(str(path), 4096)
+    try:
+        password = read_file(path, 65536).decode().strip()
+    except OSError as error:
+        raise UserError([f"chat irc-password {shown}: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        password = ""
+    if not 0 < len(password) <= _LONGEST_NAME or not password.isprintable():
+        raise UserError([f"chat irc-password {shown}: a password is a line of 1 to {_LONGEST_NAME} characters"])
+    return password
+
+
 class ChatOptions(Options):
     """The options of the chat service."""
 
@@ -95,6 +122,27 @@ class ChatOptions(Options):
             None,
             "Accounts that operate every room, with commas between them",
             shown_as("NAMES", name_list),
+        ],
+        [
+            "irc-name",
+            None,
+            "netsvc.chat",
+            "Name of the server and of its network that clients of IRC are told",
+            shown_as("NAME", server_name),
+        ],
+        [
+            "irc-password",
+            None,
+            None,
+            "File with the password that clients of IRC must send (PASS)",
+            Path,
+        ],
+        [
+            "irc-sts-port",
+            None,
+            None,
+            "Port of the TLS listener that clients of IRC use from then on (STS)",
+            whole_number(1, 65535),
         ],
         ["members", None, 2000, "Members at a time", whole_number(1, 1_000_000)],
         [
@@ -152,7 +200,9 @@ class ChatOptions(Options):
         ["sync", None, "Keep messages through a loss of power, too"],
         ["plain-passwords", None, "Take passwords without TLS, from other machines, too"],
     ]
-    #: All but the encoding, the store, and names.
+    #: All but the encoding, the store, names, and what clients of IRC are told.
     limits = tuple(
-        entry[0] for entry in optParameters if entry[0] not in {"encoding", "store", "reserved", "operators"}
+        entry[0]
+        for entry in optParameters
+        if entry[0] not in {"encoding", "store", "reserved", "operators"} and not entry[0].startswith("irc-")
     )

@@ -161,9 +161,13 @@ class Rules:
         if len(self.invited) > MOST_INVITED:
             del self.invited[next(iter(self.invited))]
 
+    def is_invited(self, member: _Member) -> bool:
+        """Return whether a member has an invitation that it has not used."""
+        return _identity(member) in self.invited
+
     def check_entry(self, member: _Member, name: str, now: float, key: str = "", count: int = 0) -> None:
         """Raise `EntryError` if a member may not enter the room `name`, which has `count` members."""
-        if self.role(member) or _identity(member) in self.invited:
+        if self.role(member) or self.is_invited(member):
             return
         if found := self.find(BAN, member, now):
             raise EntryError("banned", f"you are banned from {name}{_until(found, now)}{_because(found)}")

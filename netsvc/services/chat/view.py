@@ -9,6 +9,7 @@ from netsvc.services.chat.events import (
     Joined,
     Left,
     Noticed,
+    Proclaimed,
     Renamed,
     Retitled,
     Said,
@@ -21,7 +22,7 @@ __all__ = ["View"]
 
 _COMING_AND_GOING = (Joined, Left, Departed, Renamed)
 #: The events that a member causes, with its `name`.
-_OWN = (Said, Acted, Whispered, Noticed, Joined, Left, Departed, Retitled)
+_OWN = (Said, Acted, Whispered, Noticed, Proclaimed, Joined, Left, Departed, Retitled)
 
 
 class View:

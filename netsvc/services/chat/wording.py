@@ -20,6 +20,7 @@ from netsvc.services.chat.events import (
     Kicked,
     Left,
     Noticed,
+    Proclaimed,
     Remembering,
     Renamed,
     Retitled,
@@ -66,6 +67,7 @@ _WORDINGS: dict[type[Event], Callable[[Any], str]] = {
     Noticed: lambda event: (
         f"[{event.room}] -{event.name}- {event.text}" if event.room else f"-{event.name}- {event.text}"
     ),
+    Proclaimed: lambda event: f"-{event.name}- to all operators: {event.text}",
     Unsent: lambda event: f"* not sent, as {event.reason}: {event.text}",
     Forgetting: lambda event: f"* {event.reason}: the chat cannot keep messages now, and refuses them until it can",
     Remembering: lambda _event: "* the chat can keep messages again",
