@@ -67,7 +67,7 @@ def _why_no_file(name: str, file: Path, called: str, installed: Distribution | N
     if _is_editable(installed):
         cure = 'write dev-mode-dirs = ["."] below [tool.hatch.build] (hatchling), or package_dir with = . (setuptools)'
         return f"{file} declares {name}, but the editable install of {called} leaves it out: {cure}, and {_INSTALL}"
-    cure = "add it to only-include (hatchling), or twisted.plugins to packages (setuptools), and install it again"
+    cure = "add it to include (hatchling), or twisted.plugins to packages (setuptools), and install it again"
     return f"{file} declares {name}, but the installed {called} is without it: {cure}"
 
 

@@ -113,6 +113,10 @@ class TestInstalled:
             return ended.stdout
 
         run("netsvc", "new", "lights")
+        # A second module, written without a look at pyproject.toml.
+        (tmp_path / "lights/more_lights.py").touch()
+        with (tmp_path / "lights/lights.py").open("a") as file:
+            file.write("\nimport more_lights\n")
         run("pip", "install", "-q", *(["-e"] if editable else []), "./lights[test]")
         run("pytest", "-q", "lights/tests")
         assert re.search(r"^lights  ", run("netsvc", "list"), re.M)

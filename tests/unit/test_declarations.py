@@ -63,7 +63,7 @@ def test_an_editable_install_that_leaves_the_plugin_file_out(project: Path, monk
 
 def test_a_wheel_that_leaves_it_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(project, editable=False, monkeypatch=monkeypatch)
-    assert lacks(line(), str(PLUGIN), "only-include", "twisted.plugins") == []
+    assert lacks(line(), str(PLUGIN), "include", "twisted.plugins") == []
 
 
 def test_a_package_that_hides_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
