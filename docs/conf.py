@@ -57,8 +57,8 @@ REPOSITORY = (
     if "GITHUB_REPOSITORY" in os.environ
     else ROOT.as_uri()
 )
-#: An object in reference/api.md, with a link to its source.
-NAMED = re.compile(r"^- \[`(netsvc\.[\w.]+)`\]\(\S+\)$", re.M)
+#: An object in reference/api.md, with a link to its source, and its signature.
+NAMED = re.compile(r"^- \[`(netsvc\.[\w.]+)`\]\(\S+\)\n(?:  .*\n)*", re.M)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#])")
 
 

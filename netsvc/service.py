@@ -115,11 +115,13 @@ def answers(function: Callable[..., Any]) -> bool:
 class Service:
     """The declaration of a service.
 
-    - `core(options, context)` builds the state that all connections share; the default is a `PlainCore`. A core may
-      have any of the methods `check()`, `start()`, `drain()`, `stop()` and `reconfigure(options)`; see
-      `netsvc.interfaces.IServiceInstance`.
-    - `streams` and `datagrams` map protocol names to what `stream_factory` and `datagram_protocol` accept. The default
-      protocol is the first stream, or the first datagram protocol if there is no stream.
+    - `name`: its name on the command line and in the file: `a-z`, `0-9` and single hyphens.
+    - `description`: a line for `--help`.
+    - `options`: a subclass of `netsvc.interfaces.Options`.
+    - `core`: called as `core(options, context)`, returns the state that all connections share. It may have any of the
+      methods `check()`, `start()`, `drain()`, `stop()` and `reconfigure(options)`.
+    - `streams`: stream protocols by name; see `stream_factory`. The first is the default protocol.
+    - `datagrams`: datagram protocols by name; see `datagram_protocol`. The first is the default if there is no stream.
     - `parallel`: several processes may serve it at once (`--workers`), each with its own core.
     - `limits`: its own defaults for the limits of its listeners: `{"idle": 86400}`, None for no limit.
     - `verifies_peers`: its datagram protocols verify a peer's address before they send it more than it sent, so netsvc

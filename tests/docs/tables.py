@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -23,6 +24,7 @@ from netsvc.plan.catalog import rows as metrics
 from netsvc.plan.limits import LIMITS, show_limit
 from netsvc.plan.record import REASONS
 from netsvc.server.process import SIGNALS
+from netsvc.service import Service
 
 #: A table in a document, after the comment with its name.
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(\n(?:\|.*\n)+)?")
@@ -168,7 +170,17 @@ def _limits() -> str:
         form = accepted_form(limit.coerce).partition("; there is no")[0]
         return code(name), limit.description, default, form, kinds, "yes" if limit.shared else ""
 
-    return table(("limit", "what it is", "default", "value", "of", "shared"), map(row, LIMITS))
+    return table(("limit", "what it is", "default", "value", "applies to", "shared"), map(row, LIMITS))
+
+
+def _service() -> str:
+    said = dict(re.findall(r"^- `(\w+)`: (.*(?:\n  .*)*)", inspect.cleandoc(Service.__doc__ or ""), re.M))
+    rows = []
+    for name, parameter in inspect.signature(Service).parameters.items():
+        default = parameter.default
+        shown = "" if default in (parameter.empty, None) else getattr(default, "__name__", repr(default))
+        rows.append((code(name), code(shown), " ".join(said[name].split()).rstrip(".")))
+    return table(("parameter", "default", "what it is"), rows)
 
 
 def _addresses() -> str:
@@ -192,6 +204,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "options": _options,
     "paths": lambda: _pairs(("request", "what it answers"), PATHS),
     "protocols": _protocols,
+    "service": _service,
     "reasons": lambda: _pairs(("reason", "what it says"), REASONS),
     "services": _services,
     "signals": lambda: _pairs(("signal", "what it does"), SIGNALS),

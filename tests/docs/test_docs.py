@@ -25,6 +25,7 @@ import pytest
 from tests.builders.installation import Installation, install
 from tests.builders.processes import PATIENCE, ROOT, Server, free_port
 from tests.builders.programs import program
+from tests.docs.signatures import with_signatures
 from tests.docs.tables import with_tables
 
 DOCUMENTS = [
@@ -82,8 +83,9 @@ def anchors(document: str) -> set[str]:
 
 
 def rewritten(document: str) -> str:
-    """Return a document with every listing as its file has it, and every table as the code has it."""
-    return with_tables(LISTING.sub(lambda match: match[1] + listing(match["file"], match["parts"].split()), document))
+    """Return a document with every listing as its file has it, and every table and signature as the code has it."""
+    listed = LISTING.sub(lambda match: match[1] + listing(match["file"], match["parts"].split()), document)
+    return with_signatures(with_tables(listed))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
