@@ -506,10 +506,14 @@ class ChatCore:
     def _rename(self, member: Member, name: str) -> None:
         old = member.name
         self._members.remove(old)
-        self.presence.went(member, self.now())
+        # In other capitals, it is the same name.
+        is_other = name_key(name) != member.key
+        if is_other:
+            self.presence.went(member, self.now())
         member.name, member.key = name, name_key(name)
         self._members.add(name, member)
-        self.presence.came(member)
+        if is_other:
+            self.presence.came(member)
         self._tell(member, _neighbours(member.rooms), Renamed(old, name, source=member.source))
 
     def _tell(self, member: Member, audience: Audience, event: Event, characters: int = 0) -> None:
@@ -521,7 +525,11 @@ class ChatCore:
         member.account = account
         member.source = member.source._replace(account=account.name if account is not None else "")
         event = Identified(member.name, member.source.account, source=member.source)
-        self._tell(member, _neighbours(member.rooms), event)
+        self._tell(member, self._near(member), event)
+
+    def _near(self, member: Member) -> Audience:
+        """Return the `deliver` of those who hear what a member says of itself."""
+        return list(dict.fromkeys([*_neighbours(member.rooms), *self.presence.close_watchers(member.key)]))
 
     def register(self, member: Member, password: str) -> Deferred[None]:
         """Register a member's name, and log it in. Fails with `ChatError` or `StoreError`; see `Accounts`."""
@@ -695,7 +703,9 @@ class ChatCore:
         self.congestion.admit(receivers, member.name, event.tags, getattr(event, "text", ""))
         room, receiver = (to.name, "") if isinstance(to, ChatRoom) else ("", to.name)
         event = replace(event, id=self.new_id(), room=room, to=receiver)
-        self._tell(member, to.everyone if isinstance(to, ChatRoom) else (to.deliver,), event)
+        member.own(event)
+        everyone = to.everyone if isinstance(to, ChatRoom) else (to.deliver,)
+        self.delivery.send(everyone, event, None if to is member else member.deliver)
 
     def proclaim(self, member: Member, text: str) -> None:
         """Send a notice to all who operate the chat. The caller sees to it that the member does."""
@@ -716,7 +726,7 @@ class ChatCore:
         neighbours = {other for room in member.rooms for other in room.members}
         self.congestion.admit(neighbours, member.name, text)
         member.away = text
-        self._tell(member, _neighbours(member.rooms), Away(member.name, text, source=member.source))
+        self._tell(member, self._near(member), Away(member.name, text, source=member.source))
 
     def describe(self, member: Member, text: str) -> None:
         """Change a member's real name."""
@@ -724,7 +734,7 @@ class ChatCore:
         neighbours = {other for room in member.rooms for other in room.members}
         self.congestion.admit(neighbours, member.name, text)
         member.real_name = text
-        self._tell(member, _neighbours(member.rooms), Described(member.name, text, source=member.source))
+        self._tell(member, self._near(member), Described(member.name, text, source=member.source))
 
     def forget(self, account: str) -> Deferred[int]:
         """Delete the messages of an account in all rooms; return their number. Fails with `StoreError`."""

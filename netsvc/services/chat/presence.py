@@ -53,13 +53,21 @@ class Presence:
 
     def __init__(self, send: Callable[[Audience, Event], None]) -> None:
         self._send = send
-        self._watchers: dict[str, dict[_Deliver, None]] = {}
+        #: By key, and whether closely.
+        self._watchers: dict[str, dict[_Deliver, bool]] = {}
         #: The longest gone first.
         self._former: deque[Former] = deque(maxlen=MOST_FORMER)
 
-    def watch(self, key: str, deliver: _Deliver) -> None:
-        """Deliver an event when a member with the name of that key (`name_key`) comes, and when it is gone."""
-        self._watchers.setdefault(key, {})[deliver] = None
+    def watch(self, key: str, deliver: _Deliver, *, closely: bool = False) -> None:
+        """Deliver an event when a member with the name of that key (`name_key`) comes, and when it is gone.
+
+        `closely`: also when it says something of itself: that it is away, its account, its real name.
+        """
+        self._watchers.setdefault(key, {})[deliver] = closely
+
+    def close_watchers(self, key: str) -> list[_Deliver]:
+        """Return the `deliver` of those who watch for the name of that key closely."""
+        return [deliver for deliver, closely in self._watchers.get(key, {}).items() if closely]
 
     def unwatch(self, keys: Iterable[str], deliver: _Deliver) -> None:
         """Undo `watch`. Keys that are not watched do no harm."""

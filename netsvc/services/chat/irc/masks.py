@@ -26,8 +26,9 @@ def full_mask(text: str) -> str:
 def ban_target(effect: Effect, text: str) -> BanTarget:
     """Return whom a mask is for."""
     text = text[:LONGEST_MASK]
-    if effect == BAN and text.startswith("~m:"):
-        return ban_target(MUTE, text[3:])
+    if text.startswith("~m:"):
+        # An exception is one from bans and mutes.
+        return ban_target(MUTE if effect == BAN else effect, text[3:])
     if text.startswith("~a:"):
         return BanTarget(effect, "account", name_key(text[3:]), text)
     mask = full_mask(text)

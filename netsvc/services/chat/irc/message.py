@@ -31,7 +31,7 @@ _ESCAPES = {";": "\\:", " ": "\\s", "\\": "\\\\", "\r": "\\r", "\n": "\\n"}
 _UNESCAPES = {escaped[1]: plain for plain, escaped in _ESCAPES.items()}
 _ESCAPED = re.compile(r"\\(.?)", re.DOTALL)
 _TAG = re.compile(r"\+?(?:[A-Za-z0-9.-]+/)?[A-Za-z0-9-]+", re.ASCII)
-_COMMAND = re.compile(r"[A-Za-z]+|[0-9]{3}", re.ASCII)
+_COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_]*|[0-9]{3}", re.ASCII)
 
 
 class IrcMessageError(Exception):

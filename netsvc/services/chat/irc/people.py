@@ -204,7 +204,8 @@ def _watch(session: IrcSession, names: list[str]) -> None:
                 session.reply("734", str(MOST_MONITORED), ",".join(names[number:]), "Monitor list is full.")
                 break
             session.watched[key] = name
-            session.core.presence.watch(key, session.me.deliver)
+            closely = session.has("extended-monitor")
+            session.core.presence.watch(key, session.me.deliver, closely=closely)
             added.append(key)
         else:
             continue

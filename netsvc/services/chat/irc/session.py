@@ -50,6 +50,7 @@ CAPABILITIES = (
     "draft/chathistory",
     "draft/read-marker",
     "echo-message",
+    "extended-monitor",
     "labeled-response",
     "multi-prefix",
     "standard-replies",
@@ -136,11 +137,8 @@ class IrcSession:
         self.answer(format_message(code, self.name, *params, source=self.server))
 
     def fail(self, command: str, code: str, *params: str) -> None:
-        """Answer with a standard reply (FAIL), or with a notice to a client that does not know these."""
-        if self.has("standard-replies"):
-            self.answer(format_message("FAIL", command, code, *params, source=self.server))
-        else:
-            self.answer(format_message("NOTICE", self.name, f"{command}: {params[-1]}", source=self.server))
+        """Answer with a standard reply. All clients get these, as no numeric would say as much."""
+        self.answer(format_message("FAIL", command, code, *params, source=self.server))
 
     def notice(self, text: str) -> None:
         """Show a line of the server's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from netsvc.services.chat.core import ChatRoom
 from netsvc.services.chat.irc.command import IrcCommand
 from netsvc.services.chat.irc.form import plain
-from netsvc.services.chat.irc.message import IrcMessage, join_tags
+from netsvc.services.chat.irc.message import LONGEST_LINE, IrcMessage, join_tags
 from netsvc.services.chat.irc.session import IrcSession
 from netsvc.services.chat.irc.support import MOST_TARGETS
 from netsvc.services.chat.names import ChatError, EmptyTextError
@@ -46,7 +46,7 @@ def _say(session: IrcSession, target: str, text: str, tags: str) -> None:
         return
     text = plain(text)
     to = _receiver(session, target)
-    if to is None:
+    if to is None or _is_too_long(session, "PRIVMSG", to, f"\x01ACTION {text}\x01" if acted else text):
         return
     try:
         if isinstance(to, ChatRoom):
@@ -60,6 +60,16 @@ def _say(session: IrcSession, target: str, text: str, tags: str) -> None:
         session.reply("412", "No text to send")
     except ChatError as error:
         session.reply("404", target, str(error))
+
+
+def _is_too_long(session: IrcSession, verb: str, to: ChatRoom | Member, text: str) -> bool:
+    """Return whether a message is too long for lines with its source before it; answer that it is."""
+    target = f"#{to.name}" if isinstance(to, ChatRoom) else to.name
+    line = f":{session.mask(session.me)} {verb} {target} :{text}"
+    if len(line.encode("utf-8", "replace")) <= LONGEST_LINE - 2:
+        return False
+    session.reply("417", "Input line was too long: for its receivers, your name is before it")
+    return True
 
 
 def _receiver(session: IrcSession, target: str, *, tells: bool = True) -> ChatRoom | Member | None:
@@ -80,7 +90,7 @@ def _notice(session: IrcSession, message: IrcMessage) -> None:
         return
     for target in session.each(message.params[0].split(",")[:MOST_TARGETS]):
         to = _receiver(session, target, tells=False)
-        if to is not None:
+        if to is not None and not _is_too_long(session, "NOTICE", to, message.params[1]):
             try:
                 session.core.notify(session.me, to, plain(message.params[1]), _client_tags(session, message))
             except ChatError:
