@@ -307,7 +307,8 @@ HTTPS = (
 )
 
 
-_CROWD = ("--chat", "{address}", "--chat-rate", "1000000", "--chat-burst", "1000000", "--chat-members", "2000")
+_NO_RATE = ("--chat-rate", "1000000", "--chat-burst", "1000000", "--chat-members", "2000")
+_CROWD = ("--chat", "{address}", *_NO_RATE)
 
 CHAT = (
     Server(NETSVC, _netsvc(*_CROWD), probe=b"", dialect=("--dialect", "line")),
@@ -316,6 +317,12 @@ CHAT = (
         _netsvc(*_CROWD, "--chat-store", "sqlite:{directory}/chat.sqlite"),
         probe=b"",
         dialect=("--dialect", "line"),
+    ),
+    Server(
+        "netsvc, IRC",
+        _netsvc("--chat-irc", "{address}", *_NO_RATE),
+        probe=_IRC,
+        dialect=("--dialect", "irc"),
     ),
     Server(
         "ngircd",
