@@ -162,6 +162,14 @@ CASES = (
         ("--dialect", "keep", *_SMALL, "--parallel", "1", "--background", "4", "--background-name", LARGE[0]),
     ),
     Case(
+        "http-stalled",
+        HTTP[:2],
+        (Phase("http-stalled", "Memory of 1,000 downloads that stall", "bytes a download", Measure.MEMORY),),
+        "stalled",
+        ("--name", MIDDLE[0], "--connections", "1000"),
+        fresh=True,
+    ),
+    Case(
         "https-16m",
         HTTPS,
         (Phase("https-16m", "HTTPS, downloads of 16 MiB", "files/s", per=64, per_name="GiB"),),

@@ -47,7 +47,7 @@ GROUPS = (
     Group("tftp", "TFTP", ("tftp-1428", "tftp-512")),
     Group("chat", "Chat", _CHAT),
     Group("chat-cpu", "Chat: what a delivery costs", _CHAT, cpu=True),
-    Group("process", "Memory and start-up", ("idle", "start")),
+    Group("process", "Memory and start-up", ("idle", "http-stalled", "start")),
     Group("workers", "One worker and two", ("workers",), cpu=True),
 )
 

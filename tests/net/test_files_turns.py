@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.protocol import Factory
 
 from netsvc.reactor.epoll import NetsvcReactor
 from netsvc.service import stream_factory
 from netsvc.services.files.classic import Classic
 from netsvc.services.files.core import FilesCore
 from tests.builders.files import make_core, pattern
+from tests.builders.files_server import Custom
 from tests.builders.processes import PATIENCE
 from tests.builders.turned import shut
 
@@ -119,3 +121,26 @@ def test_a_client_that_does_not_read_makes_the_reactor_do_nothing(turned: Turned
     file.__class__ = Watched
     turned.turn(STILL)
     assert (file.offset, calls) == (offset, 0)
+
+
+def test_no_block_waits_in_memory_behind_a_head_that_the_client_does_not_read(turned: Turned) -> None:
+    head, made = bytes(MIB), list[Custom]()
+
+    def build() -> Custom:
+        made.append(Custom(turned.core, b"big", lambda transport: transport.write(head)))
+        return made[0]
+
+    factory: Any = Factory.forProtocol(build)  # type: ignore[arg-type]
+    factory.noisy = False
+    port = turned.reactor.listenTCP(0, factory, interface="127.0.0.1")
+    # As small as buffers are when the kernel is short of memory.
+    port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port.getHost().port))
+        client.setblocking(False)
+        turned.turn(STILL)
+        transport = made[0].transport
+        # Not all of the head has been sent, and nothing waits behind it.
+        assert 0 < len(transport.dataBuffer) + sum(map(len, transport._tempDataBuffer)) <= len(head)
+    port.stopListening()

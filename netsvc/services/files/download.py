@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IPullProducer, ISSLTransport
 from zope.interface import implementer
 
 from netsvc.services.files.file import AHEAD, CutError, OpenFile, ReadAhead
-from netsvc.services.files.transport import can_sendfile, write
+from netsvc.services.files.transport import can_sendfile, is_plain, write
 
 #: Files up to this size are read and written at once: registering a producer would cost more than the file.
 SMALL = 64 * 1024
@@ -88,15 +88,10 @@ class Download:
     either case the caller then ends the stream. The file is closed, unless it is sent whole and `closes` is false.
     """
 
-    #: How far a thread has read the file.
-    _fetched = 0
-    #: Whether a thread reads on first, and whether this is a push producer until then.
-    _waits = False
-    _is_push = False
-    #: Whether this download is counted in `Shares.eager`.
-    _eager = False
-    #: Whether the kernel has refused to send this file.
-    _by_blocks = False
+    __slots__ = (
+        *("_ahead", "_by_blocks", "_closes", "_eager", "_ended", "_fetched", "_file", "_is_push", "_last", "_shares"),
+        *("_transport", "_waits"),
+    )
 
     def __init__(
         self,
@@ -116,6 +111,14 @@ class Download:
         self._ended = ended
         self._ahead = ahead
         self._shares = shares
+        #: How far a thread has read the file.
+        self._fetched = 0
+        #: Whether a thread reads on first, and whether this is a push producer until then.
+        self._waits = self._is_push = False
+        #: Whether this download is counted in `Shares.eager`.
+        self._eager = False
+        #: Whether the kernel has refused to send this file.
+        self._by_blocks = False
 
     def start(self) -> None:
         """Begin to send. A small file that is in memory has been written when this returns."""
@@ -147,7 +150,12 @@ class Download:
             if not self._is_push and ISSLTransport.providedBy(self._transport):
                 self._stop_pulling()
             return
-        plain = not self._by_blocks and can_sendfile(self._transport)
+        plain = not self._by_blocks and is_plain(self._transport)
+        if plain and not can_sendfile(self._transport):
+            # What was written before goes first, such as a head. A block behind it would wait in memory, if the client
+            # does not read.
+            self._transport.startWriting()
+            return
         share = min(self._shares.next() if plain else BLOCK, self._file.left)
         self._settle()
         if self._file.offset + share > self._fetched and not self._file.cached(share):

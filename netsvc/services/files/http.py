@@ -242,6 +242,11 @@ def _prefers_json(exchange: Exchange) -> bool:
 class FileAnswer:
     """One answer, and its access line."""
 
+    __slots__ = (
+        *("_core", "_exchange", "_file", "_file_lines", "_first", "_is_given", "_is_recorded", "_name", "_parts"),
+        *("_peer", "_sent", "_started", "_transport", "client", "exchange", "is_plain", "lines"),
+    )
+
     def __init__(self, core: FilesCore, exchange: Exchange, file_lines: bytes) -> None:
         self._core = core
         self._file_lines = file_lines

@@ -26,13 +26,13 @@ def can_sendfile(transport: Any) -> bool:
     were written before. Ask before every write: a protocol can start TLS at any time, and a file put into the socket
     of such a connection would go out in plain text.
     """
-    return (
-        isinstance(transport, Server)
-        and not transport.TLS
-        and not transport.dataBuffer
-        and not transport._tempDataBuffer
-        and not getattr(transport, "_sendmsgQueue", None)
-    )
+    return is_plain(transport) and not (transport.dataBuffer or transport._tempDataBuffer)
+
+
+def is_plain(transport: Any) -> bool:
+    """Return whether `can_sendfile` is true as soon as the bytes that were written before have been sent."""
+    # A descriptor is sent together with bytes.
+    return isinstance(transport, Server) and not transport.TLS and not getattr(transport, "_sendmsgQueue", None)
 
 
 def write(transport: Any, data: bytes, *, more: bool = False) -> None:
