@@ -334,7 +334,12 @@ class HTTPConnection(Protocol):
         finally:
             self._answering = False
         if self._client_done and self.exchange is None and not self._unread and not self._closing:
-            self.close()
+            if self._has_begun:
+                # RFC 9112, section 8.
+                self._has_begun = False
+                self._refuse(RequestError(HTTPStatus.BAD_REQUEST, "the request is incomplete"))
+            else:
+                self.close()
         if not self._reads and len(self._unread) <= MOST_WAITING and not self._closing:
             self._reads = True
             self.transport.resumeProducing()
@@ -361,7 +366,7 @@ class HTTPConnection(Protocol):
             if isinstance(each, Request):
                 self._serve(each)
             else:
-                self._refuse(each)
+                self._refuse(each, is_head=parser.is_head)
         if parser.busy and not self._has_begun and not self._closing:
             self._has_begun = True
             self.deadline = self.factory.clock.seconds() + self.factory.times.request
@@ -379,8 +384,8 @@ class HTTPConnection(Protocol):
             _log.failure("a request failed")
             exchange.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _refuse(self, error: RequestError) -> None:
-        request = Request(b"", b"*", 11, [], keep_alive=False)
+    def _refuse(self, error: RequestError, *, is_head: bool = False) -> None:
+        request = Request(b"HEAD" if is_head else b"", b"", 11, [], keep_alive=False)
         self.exchange = self.factory.exchange(self, request, self.factory.clock.seconds())
         self.factory.refuse(self.exchange, error)
 
@@ -400,7 +405,7 @@ class HTTPConnection(Protocol):
             self.transport.registerProducer(self, True)
         if not exchange.keep_alive or self.factory.draining:
             request = exchange.request
-            self._is_asked = bool(request.method) and not request.keep_alive and not self._unread
+            self._is_asked = bool(request.target) and not request.keep_alive and not self._unread
             self._close(self._now(exchange))
             return
         self.deadline = self._now(exchange) + self.factory.times.idle

@@ -23,8 +23,11 @@ from httptools import (
 
 #: The value of Host (RFC 9110, section 7.2), which may be empty; and a target in absolute form (RFC 9112, section
 #: 3.2.2): the host and port, and the path with the query.
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\s\x00-\x1f\x7f:/?#@\[\]\\]*)(:[0-9]*)?")
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
+#: What the line of any request looks like (RFC 9112, section 3). httptools also takes several spaces for one, a line
+#: without a version, and other protocols.
+_LINE = re.compile(rb"[^\s]+ [^\s#]+ HTTP/[0-9.]+\r\n")
 _HIGH = re.compile(rb"[\x80-\xff]")
 
 #: A request line without anything that would have to be interpreted: by its characters (RFC 3986, section 3.3, and the
@@ -147,7 +150,19 @@ class RequestParser:
 
     __slots__ = (
         *("_body", "_body_size", "_expects_body", "_failed", "_found", "_headers", "_host", "_in_first_line"),
-        *("_is_http", "_is_last", "_is_plain", "_known", "_limits", "_longest", "_parser", "_pending", "_request"),
+        *(
+            "_is_http",
+            "_is_last",
+            "_is_plain",
+            "_is_wrong",
+            "_known",
+            "_limits",
+            "_line",
+            "_longest",
+            "_parser",
+            "_pending",
+        ),
+        "_request",
         *("_target", "_unseen", "busy"),
     )
 
@@ -178,12 +193,20 @@ class RequestParser:
         #: Whether the last request had neither a body nor an expectation.
         self._is_plain = False
         self._in_first_line = True
+        #: The first line of the request, as far as it has come, and whether it is none of HTTP/1.
+        self._line = b""
+        self._is_wrong = False
         #: Whether the first byte has come, and could begin a method.
         self._is_http = False
         #: Whether a part of a request has come, but not all of it.
         self.busy = False
         # Bytes of a request that began in earlier data.
         self._pending = 0
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the answer to what came last has no content."""
+        return self._line.startswith(b"HEAD ")
 
     def feed(self, data: bytes) -> list[Request | RequestError]:
         """Take the next bytes; return the requests that they complete, and at last the error, if there is one."""
@@ -217,8 +240,15 @@ class RequestParser:
                 self._fail(RequestError(HTTPStatus.BAD_REQUEST, "not HTTP"))
                 return found
             self._is_http = bool(start)
-        if self._in_first_line and not data.isascii():
-            data = _escaped(data)
+        if self._in_first_line:
+            if not data.isascii():
+                data = _escaped(data)
+            if not self.busy:
+                self._line = b""
+            # Empty lines may come before it (RFC 9112, section 2.2).
+            line, end, _ = (data if self._line else data.lstrip(b"\r\n")).partition(b"\n")
+            self._line += line + end
+            self._is_wrong = bool(end) and _LINE.fullmatch(self._line) is None
         if self.busy:
             self._pending += len(data)
         if self._parser is None:
@@ -237,6 +267,8 @@ class RequestParser:
             self._fail(error.__context__)
         except HttpParserError as error:
             self._fail(RequestError(HTTPStatus.BAD_REQUEST, f"not HTTP/1.1: {str(error).lower()}"))
+        if self._is_wrong and not self._failed:
+            self._fail(_wrong_line())
         if found and isinstance(found[-1], Request) and not found[-1].keep_alive:
             self._is_last = True
         self._in_first_line = not self.busy or (self._in_first_line and b"\n" not in data)
@@ -266,12 +298,16 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header. Those after the body are dropped, but counted."""
+        if self._is_wrong:
+            raise _wrong_line()
         self._headers.append((name.lower(), value))
         if len(self._headers) > self._limits.headers:
             raise _too_many_headers()
 
     def on_headers_complete(self) -> None:
         """Check the head."""
+        if self._is_wrong:
+            raise _wrong_line()
         parser, headers = self._parser, self._headers
         assert parser is not None
         version = _VERSIONS.get(parser.get_http_version())
@@ -358,6 +394,10 @@ def _origin_form(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]
     if (method, target) == (b"OPTIONS", b"*"):
         return target
     raise RequestError(HTTPStatus.BAD_REQUEST, "the target must be a path, or http:// with a host and a path")
+
+
+def _wrong_line() -> RequestError:
+    return RequestError(HTTPStatus.BAD_REQUEST, "the first line must be METHOD TARGET HTTP/1.1")
 
 
 def _too_many_headers() -> RequestError:

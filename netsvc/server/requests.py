@@ -30,7 +30,7 @@ def record_requests(factory: Any, book: Book) -> None:
 def _record_of(exchange: Exchange, now: float) -> RequestRecord:
     request = exchange.request
     line = b""
-    if request.method:
+    if request.target:
         line = b"%b %b HTTP/%d.%d" % (request.method, exchange.target, *divmod(request.version, 10))
     return RequestRecord(
         now,

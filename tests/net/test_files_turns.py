@@ -130,7 +130,7 @@ def test_no_block_waits_in_memory_behind_a_head_that_the_client_does_not_read(tu
         made.append(Custom(turned.core, b"big", lambda transport: transport.write(head)))
         return made[0]
 
-    factory: Any = Factory.forProtocol(build)  # type: ignore[arg-type]
+    factory: Any = Factory.forProtocol(build)
     factory.noisy = False
     port = turned.reactor.listenTCP(0, factory, interface="127.0.0.1")
     # As small as buffers are when the kernel is short of memory.

@@ -72,6 +72,7 @@ def test_several_files_are_sent_on_one_connection(site: FilesSite) -> None:
         ("/%2e%2e/f.txt", 404, "outside the root"),
         ("/..%2ff.txt", 404, "outside the root"),
         ("/%00", 404, "not a file name"),
+        ("/f.txt%00", 404, "not a file name"),
         ("/d", 301, "not a regular file"),
     ],
 )

@@ -103,6 +103,23 @@ def test_a_request_that_is_none_is_answered_after_those_before_it_and_ends_the_c
     assert transport.ended
 
 
+def test_an_error_has_no_content_if_the_request_is_head() -> None:
+    for pieces in ([b"HEAD / HTTP/1.1\r\n\r\n"], [b"HEAD / HT", b"TP/1.1\r\n", b"\r\n"]):
+        transport = Server(echo).connect()
+        for piece in pieces:
+            transport.protocol.dataReceived(piece)
+        head, end, content = transport.value().partition(b"\r\n\r\n")
+        assert (head.split(b" ")[1], end, content) == (b"400", b"\r\n\r\n", b"")
+        assert transport.ended
+
+
+def test_a_client_that_closes_in_the_middle_of_a_request_is_told() -> None:
+    transport = Server(echo).connect(request("/1") + request("/2")[:-1])
+    transport.protocol.readConnectionLost()
+    assert [each.code for each in read_replies(transport.value())] == [200, 400]
+    assert transport.gone
+
+
 def test_what_follows_the_last_answer_is_dropped_until_the_client_closes_or_time_is_up() -> None:
     # An unread rest would reset the connection, and cut the answer.
     server = Server(echo, times=TIMES)

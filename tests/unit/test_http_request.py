@@ -129,6 +129,15 @@ def test_a_body_is_read_and_trailers_are_dropped(head: bytes, body: bytes) -> No
         (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
         (b"XYZZY / HTTP/1.1\r\n\r\n", 501),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        # What httptools takes for HTTP/1.1 (RFC 9112, section 3).
+        (b"GET / RTSP/1.0\r\nHost: a\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /\r\n", 400),
+        (b"GET /\r\nHost: a\r\n\r\n", 400),
+        (b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"\r\nGET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        # Host (RFC 3986, section 3.2.2).
+        *((b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host, 400) for host in (b"<a>", b"%zz", b"a%2", b"\xe5", b'"a"')),
         # The limits.
         (b"GET /" + b"x" * 100 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200 + b"\r\n\r\n", 431),

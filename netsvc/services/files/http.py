@@ -119,12 +119,13 @@ class FilesSite:
         if self._cross is not None:
             answer.lines = self._cross.lines(request)
         if request.method not in (b"GET", b"HEAD"):
-            if request.method == b"OPTIONS" and self._cross is not None:
-                answer.lines = self._cross.preflight(request)
-            status = HTTPStatus.NO_CONTENT if request.method == b"OPTIONS" else HTTPStatus.METHOD_NOT_ALLOWED
-            answer.refuse(status, status.phrase.lower(), {"Allow": _METHODS})
+            self._answer_method(answer, request)
             return
         name = request.path[1:]
+        if b"\0" in name:
+            # Those who pad names with NULs do not speak HTTP.
+            answer.refuse(HTTPStatus.NOT_FOUND, "not a file name")
+            return
         is_directory = not name or name.endswith(b"/")
         try:
             if is_directory:
@@ -157,6 +158,12 @@ class FilesSite:
                 return
             answer.is_plain = self._special.isdisjoint(request.names)
             answer.send(file, path)
+
+    def _answer_method(self, answer: FileAnswer, request: Request) -> None:
+        if request.method == b"OPTIONS" and self._cross is not None:
+            answer.lines = self._cross.preflight(request)
+        status = HTTPStatus.NO_CONTENT if request.method == b"OPTIONS" else HTTPStatus.METHOD_NOT_ALLOWED
+        answer.refuse(status, status.phrase.lower(), {"Allow": _METHODS})
 
     def refuse(self, exchange: Exchange, status: HTTPStatus, reason: str, headers: dict[str, str]) -> None:
         """Answer without a file. A page of another origin may read why."""
