@@ -69,8 +69,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+#: What takes minutes begins first: with `--dist=loadfile --no-loadscope-reorder` a process takes the next file.
+LONGEST = ("test_docs.py", "test_container.py", "test_contributing.py", "test_new.py", "test_distribution.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that read the source of netsvc, where the tests are for an installed wheel."""
+    """Let the longest files begin; skip what reads the source of netsvc, where the tests are for an installed wheel."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if not (ROOT / "netsvc").is_dir():
         for item in items:
             if item.get_closest_marker("source"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -61,20 +62,26 @@ class Installation:
 
 
 def install(directories: pytest.TempPathFactory) -> Installation:
-    """Build netsvc, make the environment, and install the wheel and examples/classic, once in a run of the tests."""
+    """Make the environment, and install the wheel and examples/classic, once in each process of the tests."""
     return _install(directories.getbasetemp() / "installation")
 
 
 @cache
 def _install(directory: Path) -> Installation:
-    made = Installation(directory / "venv", directory / "work", directory / "dist")
+    # The directory of a process of pytest-xdist is in that of all of them, which build once.
+    shared = directory.parents[1 if "PYTEST_XDIST_WORKER" in os.environ else 0] / "built"
+    shared.mkdir(exist_ok=True)
+    made = Installation(directory / "venv", directory / "work", shared / "dist")
     source = directory / "source"
     copy_checkout(source)
     # Where commands are run there is no netsvc to import but the one that is installed.
     shutil.copytree(source / "examples", made.work / "examples")
     subprocess.run([sys.executable, "-m", "venv", made.home], check=True, timeout=INSTALLING)
-    building = [sys.executable, "-m", "build", "-q", "-o", str(made.dist), str(source)]
-    subprocess.run(building, check=True, timeout=INSTALLING, env=made.environment, stdout=subprocess.DEVNULL)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(made.dist.glob("*.whl")):
+            building = [sys.executable, "-m", "build", "-q", "-o", str(made.dist), str(source)]
+            subprocess.run(building, check=True, timeout=INSTALLING, env=made.environment, stdout=subprocess.DEVNULL)
     [wheel] = made.dist.glob("*.whl")
     ran = made.run("pip", "install", "--disable-pip-version-check", str(wheel), str(source / "examples" / "classic"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
