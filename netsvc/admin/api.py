@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +22,7 @@ from netsvc.admin.stream import MOST_WATCHERS, EventStream
 from netsvc.base.hosts import peer_key
 from netsvc.base.text import escape, peer_name
 from netsvc.guard.refusals import Refusals
+from netsvc.http.page import PageFile, read_page
 from netsvc.http.request import Request
 from netsvc.plan.answer import Answer
 from netsvc.plan.status import MOST_SHOWN, ORDERS, ConnectionQuery, ListenerStatus, ProcessStatus
@@ -60,17 +60,6 @@ Exposition = Callable[
     [Sequence[ProcessStatus], Sequence[ListenerStatus], str, Sequence[Sequence[dict[str, Any]]]], tuple[bytes, str]
 ]
 
-#: The files of the page, and their content types.
-_PAGE = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "draw.js": "text/javascript; charset=utf-8",
-    "figures.js": "text/javascript; charset=utf-8",
-    "rows.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
-
 _TEXT = "text/plain; charset=utf-8"
 _CLOSE = re.compile(r"/api/connections/([0-9A-Za-z.:-]{1,64})/close")
 _JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
@@ -99,11 +88,11 @@ class AdminAPI:
         self._permission = permission
         self._samples = stream.samples
         self._stream = stream
-        self._page = _read_page()
+        self._page = read_page("netsvc.admin")
         #: Wrong tokens, logged once a second.
         self._guesses = Refusals(clock)
         self._reads: Mapping[str, Callable[[AdminExchange], object]] = {
-            **{path: partial(_show_file, *file) for path, file in self._page.items()},
+            **{path: partial(_show_file, file) for path, file in self._page.items()},
             "/health": lambda exchange: exchange.reply(HTTPStatus.OK, b"ok\n", _TEXT),
             "/ready": self._ready,
             "/metrics": self._metrics,
@@ -268,20 +257,8 @@ def _answered(exchange: AdminExchange, answer: Answer) -> None:
         exchange.reply_json(HTTPStatus.OK, {"done": True, "lines": [*answer.lines]})
 
 
-def _read_page() -> Mapping[str, tuple[str, bytes]]:
-    """Read the files of the page: content type and body by path.
-
-    Once: a process that has changed its root directory or its user could not read them later.
-    """
-    directory = files("netsvc.admin").joinpath("page")
-    return {
-        "/" if name == "index.html" else f"/{name}": (kind, directory.joinpath(name).read_bytes())
-        for name, kind in _PAGE.items()
-    }
-
-
-def _show_file(kind: str, body: bytes, exchange: AdminExchange) -> None:
-    exchange.reply(HTTPStatus.OK, body, kind)
+def _show_file(file: PageFile, exchange: AdminExchange) -> None:
+    exchange.reply(HTTPStatus.OK, file.body, file.kind)
 
 
 def _log_command(exchange: AdminExchange, what: str) -> None:

@@ -18,7 +18,7 @@ from netsvc.plan.limits import LIMITS
 #: The services in it, and the ports of their protocols.
 OWN_SERVICES: Mapping[str, Mapping[str, int]] = {
     "echo": {"tcp": 9001, "udp": 9001},
-    "chat": {"line": 9002, "irc": 6667},
+    "chat": {"line": 9002, "irc": 6667, "web": 9005},
     "files": {"classic": 9003, "http": 8080, "tftp": 6969},
     "reply": {"tcp": 9004, "udp": 9004},
 }
@@ -32,6 +32,7 @@ _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("chat", "operators"): "alice",
     ("chat", "irc-password"): "irc-password",
     ("chat", "irc-sts-port"): 6697,
+    ("chat", "web-origins"): "https://chat.example",
     ("files", "root"): ".",
     ("files", "cache-control"): "public, max-age=3600",
     ("files", "cors"): "https://example.org",
@@ -112,7 +113,7 @@ def _service(service: INetworkService, ports: Mapping[str, int]) -> Iterator[str
     yield f"{mark}[services.{service.name}]\n"
     for protocol, port in ports.items():
         # IRC is for those who want it.
-        yield f"{mark or '#' * (protocol == 'irc')}{protocol} = {port}\n"
+        yield f"{mark or '#' * (protocol in ('irc', 'web'))}{protocol} = {port}\n"
     for setting in declared_settings(service.options):
         yield from _entry(setting.name, _sample(service.name, setting), setting.description)
     if service.name == "echo":

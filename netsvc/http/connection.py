@@ -165,6 +165,22 @@ class Exchange:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self.connection.transport.write(data)
 
+    def switch(self, receiver: Any, headers: bytes) -> Any:
+        """Switch to another protocol (RFC 9110, section 15.2.2); return the transport, without a producer.
+
+        From now on `receiver.received` gets what the client sends, also what it has sent already, at the next
+        `dataReceived`; `receiver.client_done` is called when the client has closed its side, `receiver.overdue` at the
+        deadline of the connection, and `receiver.lost` with the reason at its end.
+        """
+        self.status = HTTPStatus.SWITCHING_PROTOCOLS
+        self.keep_alive = False
+        connection = self.connection
+        connection.receiver = receiver
+        connection.go_on()
+        first = _first_lines(self.status, int(connection.factory.now()))
+        connection.transport.write(b"".join((first, headers, b"\r\n")))
+        return connection.lend_transport()
+
     def lend_transport(self) -> Any:
         """Return the transport, without a producer, for the content of a begun answer; `finish` takes it back.
 
@@ -255,6 +271,8 @@ class HTTPConnection(Protocol):
     #: Called with the connection and None before it closes or when the client has closed its side, and at its end with
     #: the reason.
     closing: Callable[[HTTPConnection, Failure | None], None] | None = None
+    #: Has the connection, once that has switched to another protocol; see `Exchange.switch`.
+    receiver: Any = None
 
     # What all connections begin with is kept in the class: few need all of it, and there may be many.
     #: The request that is being answered.
@@ -314,6 +332,10 @@ class HTTPConnection(Protocol):
         self._unread = self._unread + data if self._unread else data
         if self.exchange is None:
             self._answer()
+        elif self.receiver is not None:
+            data, self._unread = self._unread, b""
+            self.receiver.received(data)
+            return
         if len(self._unread) > MOST_WAITING and self._reads:
             self._reads = False
             self.transport.pauseProducing()
@@ -456,7 +478,9 @@ class HTTPConnection(Protocol):
     def overdue(self) -> None:
         """End what has taken too long."""
         self.deadline = inf
-        if self._ending:
+        if self.receiver is not None and not self._closing:
+            self.receiver.overdue()
+        elif self._ending:
             self.abort()
         elif self._closing:
             self._end()
@@ -494,6 +518,8 @@ class HTTPConnection(Protocol):
             self._end()
         elif self.exchange is None:
             self._answer()
+        elif self.receiver is not None:
+            self.receiver.client_done()
 
     def writeConnectionLost(self) -> None:
         """Close, unless the client is awaited."""
@@ -515,6 +541,8 @@ class HTTPConnection(Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.end()
+        if self.receiver is not None:
+            self.receiver.lost(reason)
 
 
 def unacknowledged(transport: Any) -> int | None:

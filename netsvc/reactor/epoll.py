@@ -187,9 +187,7 @@ class NetsvcReactor(EPollReactor):
         selectables = self._selectables
         for descriptor, event in events:
             selectable: Any = selectables.get(descriptor)
-            if (event == EPOLLIN or event in _READABLE) and (
-                isinstance(selectable, _READ_HERE) or selectable is self.waker
-            ):
+            if (event == EPOLLIN or event in _READABLE) and isinstance(selectable, _READ_HERE):
                 why = None
                 try:
                     why = selectable.doRead()

@@ -40,6 +40,18 @@ def test_an_encoding_whose_bytes_hide_line_ends_or_slashes_is_refused(name: str)
     )
 
 
+@pytest.mark.parametrize("value", ["https://a.example", "http://localhost:8000, *", "", "app://x"])
+def test_origins_are_as_a_browser_sends_them(value: str) -> None:
+    origins = parse_settings(ChatOptions, {"web-origins": value})["web-origins"]
+    assert origins == tuple(each.strip() for each in value.split(",") if each.strip())
+
+
+@pytest.mark.parametrize("value", ["a.example", "https://a.example/", "https://", "https://a b", "https://a.example,,"])
+def test_what_is_no_origin_is_refused(value: str) -> None:
+    with pytest.raises(UserError):
+        parse_settings(ChatOptions, {"web-origins": value})
+
+
 @pytest.mark.parametrize("name", ["nonsense", "base64", "rot13", ""])
 def test_what_is_no_text_encoding_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="the name of a text encoding"):
@@ -48,7 +60,7 @@ def test_what_is_no_text_encoding_is_refused(name: str) -> None:
 
 #: Their defaults are empty, but for the encoding.
 _NO_LIMITS = {"encoding", "store", "sync", "reserved", "operators", "plain-passwords"}
-_NO_LIMITS |= {"irc-name", "irc-password", "irc-sts-port"}
+_NO_LIMITS |= {"irc-name", "irc-password", "irc-sts-port", "web-origins"}
 
 
 def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
@@ -89,4 +101,4 @@ def test_reserved_names_are_listed_with_commas() -> None:
 
 def test_the_service_is_declared() -> None:
     assert INetworkService.providedBy(service)
-    assert (service.name, service.protocols) == ("chat", {"line": "stream", "irc": "stream"})
+    assert (service.name, service.protocols) == ("chat", dict.fromkeys(("line", "irc", "web"), "stream"))

@@ -1,4 +1,4 @@
-"""The scenario of the chat, over IRC."""
+"""The scenario of the chat, over IRC, over WebSocket, and with members of both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.irc.message import IrcMessage, parse_message
 from tests.builders.chat_scenario import ChatScenario, Seen
 from tests.builders.irc import IrcClient
+from tests.builders.web import WebClient
 
 
 def understand(message: IrcMessage) -> Seen | None:
@@ -90,11 +91,24 @@ class Chatter:
 
 
 class TestIrc(ChatScenario):
+    def call(self, core: ChatCore, peer: str) -> IrcClient:
+        return IrcClient(core, peer)
+
     def connect(self, core: ChatCore, name: str, peer: str = "192.0.2.1") -> Chatter:
-        client = IrcClient(core, peer)
+        client = self.call(core, peer)
         # Guests of the line protocol have names that others cannot choose.
         client.register("visitor" if name == "guest" else name, "server-time", "batch")
         client.sees()
         chatter = Chatter(client)
         chatter.join("lobby")
         return chatter
+
+
+class TestWeb(TestIrc):
+    def call(self, core: ChatCore, peer: str) -> IrcClient:
+        return WebClient(core, peer)
+
+
+class TestBoth(TestIrc):
+    def call(self, core: ChatCore, peer: str) -> IrcClient:
+        return (WebClient if len(list(core.members)) % 2 else IrcClient)(core, peer)

@@ -53,6 +53,18 @@ def name_list(value: Any) -> tuple[str, ...]:
         raise ValueError(f"up to {_MOST_NAMES} names with commas between them: {error}") from None
 
 
+#: As a browser sends it (RFC 6454, section 7).
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
+
+
+def origin_list(value: Any) -> tuple[str, ...]:
+    """Accept origins of pages with commas between them, or none."""
+    origins = [each.strip() for each in str(value).split(",")] if str(value).strip() else []
+    if len(origins) > _MOST_NAMES or not all(_ORIGIN.fullmatch(each) for each in origins):
+        raise ValueError(f"up to {_MOST_NAMES} origins such as https://chat.example with commas between them, or *")
+    return tuple(origins)
+
+
 _MEMORY = "memory"
 _SQLITE = "sqlite:"
 
@@ -144,6 +156,13 @@ class ChatOptions(Options):
             "Port of the TLS listener that clients of IRC use from then on (STS)",
             whole_number(1, 65535),
         ],
+        [
+            "web-origins",
+            None,
+            None,
+            "Origins of other pages that may connect, with commas between them; * for any",
+            shown_as("ORIGINS", origin_list),
+        ],
         ["members", None, 2000, "Members at a time", whole_number(1, 1_000_000)],
         [
             "silence",
@@ -204,5 +223,5 @@ class ChatOptions(Options):
     limits = tuple(
         entry[0]
         for entry in optParameters
-        if entry[0] not in {"encoding", "store", "reserved", "operators"} and not entry[0].startswith("irc-")
+        if entry[0] not in {"encoding", "store", "reserved", "operators"} and not entry[0].startswith(("irc-", "web-"))
     )
