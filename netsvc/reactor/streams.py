@@ -49,6 +49,9 @@ BEING_FLUSHED = 2
 READING = 3
 ANSWERED = 4
 ASKED = 5
+#: It waits for EPOLLOUT, and a pull producer is being asked; it has asked to be called again.
+PULLING = 6
+PULLED = 7
 
 
 class FlushedMixin:
@@ -66,6 +69,8 @@ class FlushedMixin:
     def startWriting(self) -> None:
         """Schedule a call of `doWrite`: soon, or when the connection is made if it is not yet."""
         if self.waiting:
+            if self.flushing == PULLING:
+                self.flushing = PULLED
             return
         if self.flushing >= READING:
             self.flushing = ASKED
@@ -453,6 +458,9 @@ class _FlushedStream(FlushedMixin, Hooks):
             return main.CONNECTION_DONE
         if self._writeDisconnecting and not written and not self.dataBuffer and self.producer is None:
             return self._half_closed()
+        if not written and not self.dataBuffer and self.producer is not None and not self.streamingProducer:
+            self._pull()
+            return None
         if (
             not written
             or self.dataBuffer
@@ -484,6 +492,26 @@ class _FlushedStream(FlushedMixin, Hooks):
             self.dataBuffer = data
             self.offset = sent
         return None
+
+    def _pull(self) -> None:
+        """Ask a pull producer, as `FileDescriptor.doWrite` does after sending nothing.
+
+        While it says each time that it waits for room, or goes on, EPOLLOUT is not turned off and on again.
+        """
+        self.producerPaused = False
+        if not self.waiting:
+            self.flushing = 0
+            self.producer.resumeProducing()
+            return
+        self.flushing = PULLING
+        try:
+            self.producer.resumeProducing()
+        finally:
+            if self.flushing == PULLING and self.connected:
+                # It goes on later, by itself.
+                self.stopWriting()
+            elif self.flushing == PULLED:
+                self.flushing = 0
 
     def _half_closed(self) -> Any:
         """Send the end of the stream, as `FileDescriptor.doWrite` does after the last byte."""

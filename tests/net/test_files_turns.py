@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IPullProducer
+from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
 
 from netsvc.reactor.epoll import NetsvcReactor
 from netsvc.service import stream_factory
@@ -143,4 +146,59 @@ def test_no_block_waits_in_memory_behind_a_head_that_the_client_does_not_read(tu
         transport = made[0].transport
         # Not all of the head has been sent, and nothing waits behind it.
         assert 0 < len(transport.dataBuffer) + sum(map(len, transport._tempDataBuffer)) <= len(head)
+    port.stopListening()
+
+
+@implementer(IPullProducer)
+class Waiting:
+    """A pull producer that has something once in a while."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.asked = 0
+
+    def resumeProducing(self) -> None:
+        self.asked += 1
+
+    def stopProducing(self) -> None:
+        pass
+
+
+def test_a_producer_that_has_nothing_now_is_not_asked_meanwhile(turned: Turned) -> None:
+    made: list[Waiting] = []
+
+    def before(transport: Any) -> None:
+        made.append(Waiting(transport))
+        transport.write(bytes(8 * MIB))
+        transport.registerProducer(made[0], False)
+
+    class Producing(Protocol):
+        def connectionMade(self) -> None:
+            before(self.transport)
+
+    factory: Any = Factory.forProtocol(Producing)
+    factory.noisy = False
+    port = turned.reactor.listenTCP(0, factory, interface="127.0.0.1")
+    with socket.create_connection(("127.0.0.1", port.getHost().port)) as client:
+        client.setblocking(False)
+
+        def receive(size: int) -> None:
+            deadline = time.monotonic() + PATIENCE
+            while size and time.monotonic() < deadline:
+                turned.turn()
+                with suppress(BlockingIOError):
+                    size -= len(client.recv(MIB))
+            assert size == 0
+
+        turned.turn(STILL)
+        receive(8 * MIB)
+        turned.turn(STILL)
+        transport, asked = made[0].transport, made[0].asked
+        turned.turn(STILL)
+        assert made[0].asked == asked
+        assert transport not in turned.reactor.getWriters()
+        transport.write(b"more")
+        receive(4)
+        transport.abortConnection()
+        turned.turn()
     port.stopListening()

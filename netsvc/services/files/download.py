@@ -49,8 +49,8 @@ class Shares:
 def send_share(file: OpenFile, transport: Any, share: int) -> bool:
     """Send up to `share` bytes with sendfile(2); the transport's producer is called again when it can continue.
 
-    Returns whether that will be in the next turn, because the kernel took the whole share. Raises `CutError` if the
-    file has shrunk, and `OSError` if it cannot be sent in this way.
+    Returns whether that will be in the next turn without an event of the socket, because the kernel took the whole
+    share. Raises `CutError` if the file has shrunk, and `OSError` if it cannot be sent in this way.
     """
     share = min(share, file.left)
     # A transport with a limit of bytes a second counts these as well.
@@ -70,7 +70,7 @@ def send_share(file: OpenFile, transport: Any, share: int) -> bool:
         file.move(sent)
     if sent >= share:
         transport.startWriting()
-        return True
+        return not getattr(transport, "waiting", False)
     # The same with Twisted's reactors; with ours, `startWriting` calls back even if the socket is full.
     getattr(transport, "wait_to_write", transport.startWriting)()
     return False
