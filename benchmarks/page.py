@@ -45,8 +45,8 @@ _METHOD = f"""\
 - TFTP: one download of 32 MiB after another, into a receive buffer of 4 MiB. atftpd and py3tftp have their defaults;
   py3tftp also accepts uploads.
 - Chat: netsvc with `--chat-rate 1000000 --chat-burst 1000000 --chat-members 2000`, history on; ngircd with
-  `MaxPenaltyTime = 0` and InspIRCd with no flood limit, both without look-ups; `twistd words` with its room made and
-  everybody let in by a file, because its own options for these fail on Python 3. Everybody is in one room, one member
+  `MaxPenaltyTime = 0` and InspIRCd with no flood limit, both without look-ups; `twistd words` with its room and
+  its users made in a file, because its own options for these fail on Python 3. Everybody is in one room, one member
   speaks, messages have 64 bytes. An operation is a delivery; p50 and p99 are from the sending of a message to its last
   delivery.
 - Start-up is from the start of the process to the first answer on a connection (InspIRCd answers once a second).

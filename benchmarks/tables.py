@@ -28,11 +28,11 @@ class Table:
     @property
     def headings(self) -> list[str]:
         """The heads of the columns."""
-        measured = ["", f"of {self.case.base}", "range", self.phase.unit]
+        measured = ["", "ratio", "range", self.phase.unit]
         if self.phase.measure in (Measure.MEMORY, Measure.START):
             return [*measured, "MiB in all"]
         cpu = f"CPU s/{self.phase.per_name}"
-        common = ["p50", "p99", cpu, f"of {self.case.base}'s", "generator's", "busy", "MiB"]
+        common = ["p50", "p99", cpu, "CPU ratio", "generator's", "busy", "MiB"]
         if self.phase.measure is Measure.TAIL:
             return [*measured, "p50", "downloads/s", "beside them GiB/s", "busy", "MiB"]
         return [*measured, *common]

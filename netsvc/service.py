@@ -76,7 +76,10 @@ def stream_factory(source: Any, core: object, clock: Any = None, log: Logger | N
         return cast(IProtocolFactory, plain)
     if callable(source) and not isinstance(source, type):
         return stream_factory(source(core), core, clock, log)
-    raise TypeError(f"{source!r} is neither a Protocol class, a Factory nor a coroutine function")
+    raise TypeError(
+        f"{_shown(source)} is neither a Protocol class, a Factory nor a coroutine function; a function of one argument "
+        "that is not async is called with the core, and must return one of these"
+    )
 
 
 def datagram_protocol(source: Any, core: object, context: Context | None = None) -> AbstractDatagramProtocol:
@@ -98,7 +101,15 @@ def datagram_protocol(source: Any, core: object, context: Context | None = None)
     if callable(source) and not isinstance(source, type):
         built = AnsweringFunction(source) if answers(source) else source(core)
         return datagram_protocol(built, core, context)
-    raise TypeError(f"{source!r} is neither a DatagramProtocol class nor a function of data and peer")
+    raise TypeError(
+        f"{_shown(source)} is neither a DatagramProtocol class nor a function of data and peer; a function of one "
+        "argument is called with the core, and must return one of these"
+    )
+
+
+def _shown(source: Any) -> str:
+    """Name a class or function; of another object, its class: its repr may be long."""
+    return getattr(source, "__qualname__", None) or f"an object of the class {type(source).__qualname__}"
 
 
 def answers(function: Callable[..., Any]) -> bool:

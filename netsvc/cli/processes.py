@@ -475,6 +475,9 @@ def _find_default(machine: Machine, acts: bool) -> CommandTarget:
     if has_file:
         without = f"no process runs with ./{DEFAULT_CONFIG}; the only one is {only.pid}"
         click.echo(f"netsvc: {without}: {machine.command(only.pid)}", err=True)
+    elif not here:
+        where = machine.directory(only.pid) or "another directory"
+        click.echo(f"netsvc: process {only.pid} is not from this directory, but from {where}", err=True)
     return only
 
 

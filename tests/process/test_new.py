@@ -147,16 +147,17 @@ class TestInstalled:
             text = (directory / name).read_text()
             (directory / name).write_text(re.sub("900[12]", lambda match: ports[match[0]], text))
         blocks = re.findall(r"```sh\n(.*?)```", (directory / "README.md").read_text(), re.S)
-        [[*making, serving], [activating, *asking], others] = [block.splitlines() for block in blocks]
+        [[*making, serving], asking, others] = [block.splitlines() for block in blocks]
         subprocess.run([*shell, "\n".join(making)], cwd=directory, env=environment, check=True, timeout=INSTALLING)
         for command in (serving, *others):
             words = command.split()
-            words[0] = str(directory / ".venv/bin" / words[0])
+            words[0] = str(installation.program(words[0]))
             with Server(words, cwd=directory, env=environment) as server:
                 server.wait_for("ready$")
                 if command == serving:
-                    script = "\n".join([activating, *asking])
-                    said = subprocess.check_output([*shell, script], cwd=directory, env=environment, text=True)
+                    said = subprocess.check_output(
+                        [*shell, "\n".join(asking)], cwd=directory, env=environment, text=True
+                    )
                     assert said.startswith("you said hello\nyou said hello\n") and "lights" in said
                 with connect(int(ports["9001"])) as client:
                     client.sendall(b"hello\n")
