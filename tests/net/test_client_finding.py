@@ -122,10 +122,15 @@ def test_of_several_it_is_the_one_of_this_directory(place: Place) -> None:
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_a_command_that_acts_leaves_the_only_process_alone_if_it_runs_elsewhere(place: Place, is_known: bool) -> None:
+def test_a_command_that_acts_leaves_the_only_process_alone_if_it_runs_elsewhere(
+    place: Place, is_known: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("../the\x1b[2Jre").mkdir()
     place.run(FIRST, ANSWER, cwd="../the\x1b[2Jre" if is_known else "")
     assert find(machine=place).pid == FIRST
+    # One that only asks says where it runs.
+    [said] = capsys.readouterr().err.splitlines()
+    assert str(FIRST) in said and ("the\\x1b[2Jre" in said) is is_known
     [line] = says(place, acts=True)
     assert lacks(line, f"process {FIRST} ", f"--pid {FIRST}") == []
     assert (f"{os.path.dirname(os.getcwd())}/the\\x1b[2Jre" in line) is is_known
