@@ -187,7 +187,9 @@ class NetsvcReactor(EPollReactor):
         selectables = self._selectables
         for descriptor, event in events:
             selectable: Any = selectables.get(descriptor)
-            if (event == EPOLLIN or event in _READABLE) and isinstance(selectable, _READ_HERE):
+            if (event == EPOLLIN or event in _READABLE) and (
+                isinstance(selectable, _READ_HERE) or selectable is self.waker
+            ):
                 why = None
                 try:
                     why = selectable.doRead()

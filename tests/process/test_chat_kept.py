@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import socket
 import sqlite3
@@ -133,6 +134,37 @@ def test_an_upgrade_passes_the_file_on_and_connections_wait_for_it(file: Path) -
             assert b"guest1: before" in read_all(bob)
         server.wait_for("waiting until it has ended")
     assert kept(file) == ["before"]
+
+
+def test_a_disk_that_takes_no_more_is_reported_to_all_and_found_to_work_again(file: Path) -> None:
+    port = free_port()
+    with serve(file, port) as server, connect(port) as ann, connect(port) as bob:
+        for name, connection in (("ann", ann), ("bob", bob)):
+            connection.sendall(f"/nick {name}\n".encode())
+            wait_for(connection, f"you are now {name}")
+        # What a write beyond the limit gets is no error of a full disk: EFBIG.
+        before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        ann.sendall(b"lost\n")
+        seen = wait_for(ann, "not sent")
+        assert "lost" in seen and "the disk has an error" in seen
+        assert "cannot keep messages now" in wait_for(bob, "the chat cannot keep")
+        ann.sendall(b"refused\n")
+        wait_for(ann, "not sent")
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
+        wait_for(ann, "can keep messages again")
+        ann.sendall(b"kept\n")
+        assert "refused" not in wait_for(bob, "ann: kept")
+    assert kept(file) == ["kept"]
+
+
+def wait_for(connection: socket.socket, text: str) -> str:
+    """Read until a text has come; return all that came."""
+    seen = b""
+    while text.encode() not in seen:
+        data = connection.recv(4096)
+        assert data, seen
+        seen += data
+    return seen.decode()
 
 
 def test_a_second_netsvc_on_the_file_is_refused_in_one_line(file: Path) -> None:

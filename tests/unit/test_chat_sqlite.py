@@ -210,6 +210,15 @@ class TestFailures:
         assert kit.read() == ["before", "after"]
         assert [text for (text,) in rows(file, "SELECT text FROM message")] == ["before", "after"]
 
+    def test_a_disk_that_is_read_only_now_is_a_failure_like_others(self, kit: Kit) -> None:
+        kit.say("before")
+        kit.store._database._connection.execute("PRAGMA query_only = ON")  # type: ignore[attr-defined]
+        kit.say("x")
+        assert kit.heard.changes == ["the disk is read-only"]
+        kit.clock.advance(1)
+        kit.say("after")
+        assert kit.read() == ["before", "after"]
+
     def test_all_of_a_transaction_is_refused_in_order(self, kit: Kit) -> None:
         fill(kit)
         kit.work.held = True
@@ -242,6 +251,20 @@ class TestFailures:
         other.close()
         assert 3 <= kit.work.runs - before <= 6
         assert len(kit.heard.changes) == 1
+
+    def test_a_disk_that_comes_and_goes_is_tried_ever_more_rarely(self, kit: Kit) -> None:
+        for pause in (1, 2, 4, 8, 15, 15):
+            fill(kit)
+            kit.say("x" * 100_000)
+            kit.clock.advance(pause - 0.1)
+            assert kit.heard.changes[-1]
+            kit.clock.advance(0.1)
+            assert not kit.heard.changes[-1]
+        kit.clock.advance(60)
+        fill(kit)
+        kit.say("x" * 100_000)
+        kit.clock.advance(1)
+        assert not kit.heard.changes[-1]
 
     def test_a_deleted_file_is_written_again_with_all_that_was_in_it(self, kit: Kit, file: Path) -> None:
         kit.store.put(RoomRecord("den", "Den"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred
@@ -59,152 +59,13 @@ from netsvc.services.chat.names import (
 from netsvc.services.chat.options import ChatOptions, read_password
 from netsvc.services.chat.places import Places
 from netsvc.services.chat.presence import Presence
-from netsvc.services.chat.room import LOBBY, ChatRoom, Member
-from netsvc.services.chat.rules import Role, Rules
-from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, RoomRecord, Store
+from netsvc.services.chat.room import LOBBY, ChatRoom, Member, Rooms
+from netsvc.services.chat.rules import Role
+from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, Store
 from netsvc.services.chat.store.open import build_store, store_limits
 from netsvc.services.chat.text import clean_text, is_visible
 
-__all__ = ["LOBBY", "ChatCore", "ChatRoom", "Member", "Rooms"]
-
-#: The characters that are # in NFKC.
-_SIGNS = ("#", "\uff03", "\ufe5f")
-
-
-class Rooms:
-    """All rooms, at most `limit`. An empty room is kept until its place is needed; the lobby always.
-
-    When all rooms are in use, a peer still gets a new one if another peer founded more of them, and more than `kept`.
-    `close` is called with the one of these that has the fewest members, and must remove the members from it;
-    `forget` with each room that is dropped.
-    """
-
-    def __init__(
-        self, options: ChatOptions, close: Callable[[ChatRoom], None], forget: Callable[[ChatRoom], None]
-    ) -> None:
-        self._close = close
-        self._forget = forget
-        self._history = 0
-        lobby = ChatRoom(LOBBY, LOBBY, 0)
-        self._rooms: NameIndex[ChatRoom] = NameIndex()
-        self._rooms.add(LOBBY, lobby)
-        # In the order in which they became empty. The lobby is never among them.
-        self._empty: dict[str, ChatRoom] = {}
-        # The rooms in use, without the lobby, by the peer that founded them.
-        self._founded: dict[str, dict[ChatRoom, None]] = {}
-        self.reconfigure(options)
-
-    def reconfigure(self, options: ChatOptions) -> None:
-        """Change the limits. Existing rooms stay, and keep their last messages."""
-        self._limit: int = options["rooms"]
-        self._kept: int = options["peer-rooms"]
-        self._name_length: int = options["name-length"]
-        history = options["history"]
-        if history != self._history:
-            self._history = history
-            for room in self._rooms:
-                room.history = deque(room.history, maxlen=history)
-
-    def __len__(self) -> int:
-        return len(self._rooms)
-
-    def all(self) -> Iterator[ChatRoom]:
-        """Iterate over all rooms, the remembered empty ones included."""
-        return iter(self._rooms)
-
-    def __iter__(self) -> Iterator[ChatRoom]:
-        """Iterate over the lobby and the rooms that have members."""
-        return (room for room in self._rooms if room.members or room.key == LOBBY)
-
-    def find(self, text: str) -> ChatRoom | None:
-        """Return the room that `text` names, if it exists. A leading # is not part of a name."""
-        return self._rooms.get(find_key(_bare(text), self._name_length))
-
-    def open(self, text: str, peer: str) -> ChatRoom:
-        """Return the room that `text` names, after creating it for `peer` if necessary. Raises `ChatError`."""
-        room = self.find(text)
-        if room is not None:
-            return room
-        name = check_name(_bare(text), self._name_length)
-        if similar := self._rooms.similar(name):
-            raise ChatError(f"{name} looks like {similar.name}, which exists; choose another name")
-        if len(self._rooms) >= self._limit:
-            if not self._empty and (crowded := self._find_crowded(peer)):
-                self._close(crowded)
-            if not self._empty:
-                raise ChatError(f"all {self._limit} rooms are in use; join one of them")
-            self._drop_longest_empty()
-        return self._add(ChatRoom(name, name_key(name), self._history))
-
-    def restore(self, record: RoomRecord) -> ChatRoom:
-        """Return the room of a record, after adding it, empty, if necessary."""
-        room = self._rooms.get(record.key) or self._add(ChatRoom(record.name, record.key, self._history))
-        room.topic, room.made, room.is_kept = record.topic, record.made, True
-        room.topic_by, room.topic_time = record.topic_by, record.topic_time
-        room.rules.restore(record)
-        if room.is_permanent:
-            self._empty.pop(room.key, None)
-        return room
-
-    def set_founder(self, room: ChatRoom, account: str) -> None:
-        """Register a room to an account, so that its place stays; or release it, if `account` is empty."""
-        if room.members and not account:
-            self._found(room, next(iter(room.members)).peer)
-        elif room.members:
-            self._unfound(room)
-        elif account:
-            self._empty.pop(room.key, None)
-        else:
-            self._empty[room.key] = room
-        room.rules.founder = account
-
-    def shrink(self) -> None:
-        """Drop the longest empty rooms beyond the limit."""
-        while self._empty and len(self._rooms) > self._limit:
-            self._drop_longest_empty()
-
-    def _add(self, room: ChatRoom) -> ChatRoom:
-        self._rooms.add(room.name, room)
-        self._empty[room.key] = room
-        return room
-
-    def _drop_longest_empty(self) -> None:
-        longest_empty = self._empty.pop(next(iter(self._empty)))
-        self._rooms.remove(longest_empty.name)
-        self._forget(longest_empty)
-
-    def _find_crowded(self, peer: str) -> ChatRoom | None:
-        """Return the room that is closed to give one to `peer`."""
-        most: Collection[ChatRoom] = max(self._founded.values(), key=len, default={})
-        if len(most) <= max(self._kept, len(self._founded.get(peer, ())) + 1):
-            return None
-        return min(most, key=lambda room: len(room.members))
-
-    def enter(self, room: ChatRoom, member: Member) -> None:
-        """Add a member to a room."""
-        if self._empty.pop(room.key, None):
-            self._found(room, member.peer)
-            room.rules.present.add(member)
-        room.rules.entered(member)
-        room.add(member)
-
-    def leave(self, room: ChatRoom, member: Member) -> None:
-        """Remove a member from a room."""
-        room.remove(member)
-        if not room.members and not room.is_permanent:
-            self._empty[room.key] = room
-            self._unfound(room)
-            room.rules = Rules()
-
-    def _found(self, room: ChatRoom, peer: str) -> None:
-        room.founder = peer
-        self._founded.setdefault(peer, {})[room] = None
-
-    def _unfound(self, room: ChatRoom) -> None:
-        founded = self._founded[room.founder]
-        del founded[room]
-        if not founded:
-            del self._founded[room.founder]
+__all__ = ["LOBBY", "ChatCore", "ChatRoom", "Member"]
 
 
 class ChatCore:
@@ -761,10 +622,6 @@ class ChatCore:
         member.own(event)
         self.delivery.send((receiver.deliver,), event)
         return text
-
-
-def _bare(text: str) -> str:
-    return text[1:] if text[:1] in _SIGNS else text
 
 
 def _account(member: Member) -> str:

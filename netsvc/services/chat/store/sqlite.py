@@ -37,6 +37,9 @@ _TURN = 0.02
 #: Seconds until the first attempt to write to a file that could not be written, and the most between two.
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 15.0
+#: Seconds that it has to work, until a failure is a new one: a disk that comes and goes is tried ever more rarely, too,
+#: as members are told of each change.
+_STEADY = 60.0
 #: Operations and characters of messages that wait before senders are slowed; eight times as many are refused.
 _MANY = 1000
 _MANY_CHARACTERS = 1 << 20
@@ -130,6 +133,8 @@ class SqliteStore:
         self._turn: Any = None
         self._retry: Any = None
         self._pause = _FIRST_RETRY
+        #: When it could be written again.
+        self._resumed = reactor.seconds()
         self._is_open = False
         self._closed: Deferred[None] | None = None
 
@@ -379,6 +384,8 @@ class SqliteStore:
                 reason=str(error),
             )
             self._failure = StoreError(reason_of(error))
+            if self._reactor.seconds() - self._resumed >= _STEADY:
+                self._pause = _FIRST_RETRY
             self._listener.failed(self._failure)
         if self._is_open and self._closed is None and self._retry is None:
             self._retry = self._reactor.callLater(self._pause, self._try_again)
@@ -406,9 +413,9 @@ class SqliteStore:
             self._close()
 
     def _resume(self) -> None:
-        self._pause = _FIRST_RETRY
         if self._failure is not None:
             self._failure = None
+            self._resumed = self._reactor.seconds()
             self._log.info("{path} can be written again", path=self._shown)
             if self._is_open:
                 self._listener.resumed()
