@@ -370,7 +370,7 @@ def test_accounts(core: ChatCore) -> None:
     assert ann.codes("REGISTER * * longenough", "AUTHENTICATE PLAIN") == ["FAIL", "907"]
     ann.sends("QUIT")
     again = IrcClient(core)
-    assert [command(line) for line in again.sends("CAP LS 302", "NICK ann")] == ["CAP", "433"]
+    assert [command(line) for line in again.sends("CAP LS 302", "NICK ann")] == ["CAP"]
     assert [command(line) for line in again.authenticate("ann", "wrong password")][-1] == "904"
     assert [command(line) for line in again.authenticate("ann", "longenough")][-2:] == ["900", "903"]
     assert again.codes("NICK ann", "USER a 0 * :a", "CAP END")[0] == "001"
@@ -393,6 +393,33 @@ def test_bad_exchanges(core: ChatCore, lines: list[str], code: str) -> None:
     client = IrcClient(core)
     client.sends("CAP REQ sasl")
     assert client.codes(*lines)[-1] == code
+
+
+@pytest.mark.parametrize("ghost", [False, True])
+def test_a_name_may_be_sent_before_the_log_in_that_it_needs(ghost: bool) -> None:
+    core = build_core(plain_passwords=True)
+    core.accounts.restore([account("ann")])
+    if ghost:
+        old = IrcClient(core).register("visitor")
+        old.authenticate("ann", PASSWORD)
+        old.sends("NICK ann")
+    client = IrcClient(core, "198.51.100.7")
+    assert "433" not in client.codes("CAP LS 302", "NICK ann", "USER ann 0 * :Ann")
+    client.authenticate("ann", PASSWORD)
+    assert client.codes("CAP END")[0] == "001"
+    assert client.protocol.session.member.name == "ann"
+
+
+def test_a_name_that_needs_a_log_in_is_refused_at_the_end_without_one() -> None:
+    core = build_core(plain_passwords=True)
+    core.accounts.restore([account("ann")])
+    client = IrcClient(core)
+    client.sends("CAP LS 302", "NICK ann", "USER ann 0 * :Ann")
+    assert client.codes("CAP END") == ["433"]
+    assert client.codes("NICK annie")[0] == "001"
+    assert IrcClient(core).codes("NICK ann") == ["433"]
+    # There is no account to log in to.
+    assert IrcClient(core).codes("CAP LS 302", "NICK annie") == ["CAP", "433"]
 
 
 def test_passwords_are_taken_over_confidential_connections_only() -> None:

@@ -104,7 +104,12 @@ def _nick(session: IrcSession, message: IrcMessage) -> None:
         elif nick != member.name:
             session.core.rename(member, nick)
     except NameTakenError as error:
-        session.reply("433", _word(nick), str(error))
+        may_log_in = member is None and session.negotiates and "sasl" in offered(session)
+        if may_log_in and session.core.accounts.owner(nick) is not None:
+            # Clients send their name before they log in to its account.
+            session.nick = nick
+        else:
+            session.reply("433", _word(nick), str(error))
     except ChatError as error:
         session.reply("432", _word(nick), str(error))
     else:
