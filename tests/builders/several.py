@@ -102,6 +102,18 @@ def until(happened: Callable[[], bool]) -> None:
         signal.sigtimedwait([], 0.01)
 
 
+def until_all_answer(workers: set[int], ask_one: Callable[[], int]) -> None:
+    """Ask until each of these processes has answered, and no other one."""
+    reached: set[int] = set()
+
+    def have_answered() -> bool:
+        reached.add(ask_one())
+        assert reached <= workers
+        return reached == workers
+
+    until(have_answered)
+
+
 def until_gone(pids: Iterable[int]) -> None:
     """Wait for processes to end."""
     for pid in pids:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.builders.facts import drained
 from tests.builders.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_all, run
-from tests.builders.several import ask, children, make, start, until, until_gone
+from tests.builders.several import ask, children, make, start, until, until_all_answer, until_gone
 
 #: Real processes, many of them.
 pytestmark = pytest.mark.slow
@@ -41,18 +41,20 @@ def test_two_workers_serve_every_kind_of_port(place: Path) -> None:
         assert len(workers) == 2
         for number, host in enumerate(("127.0.0.1", "::1")):
             port = server.port("who tcp", number)
-            asked: Counter[int] = Counter()
-            for _ in range(40):
+
+            def ask_stream(port: int = port, host: str = host) -> int:
                 with connect(port, host) as stream:
-                    asked[ask(stream)] += 1
-            assert set(asked) == workers
+                    return ask(stream)
+
+            until_all_answer(workers, ask_stream)
         for host in ("127.0.0.1", "::1"):
-            reached = set()
-            for _ in range(40):
+
+            def ask_datagrams(host: str = host) -> int:
                 with datagrams(server.port("who udp"), host) as peer:
                     [same] = {ask(peer) for _ in range(5)}
-                    reached.add(same)
-            assert reached == workers
+                    return same
+
+            until_all_answer(workers, ask_datagrams)
         for kind, name in ((socket.SOCK_STREAM, "sock"), (socket.SOCK_DGRAM, "gram")):
             with socket.socket(socket.AF_UNIX, kind) as peer:
                 peer.settimeout(PATIENCE)
@@ -89,17 +91,13 @@ def test_a_killed_worker_is_replaced_and_nobody_else_notices(place: Path) -> Non
                 assert read_all(stream) == b""
             stream.close()
         server.wait_for(r"worker 1 \(pid \d+\) is ready")
-        _, new = children(server.process.pid)
-        # The other one hears of it a moment later, and accepts for both before that.
-        reached: set[int] = set()
 
-        def both_serve() -> bool:
+        def ask_new() -> int:
             with connect(port) as stream:
-                reached.add(ask(stream))
-            return new in reached
+                return ask(stream)
 
-        until(both_serve)
-        assert reached <= {other, new}
+        # The other one hears of it a moment later, and accepts for both before that.
+        until_all_answer(set(children(server.process.pid)), ask_new)
         for stream in during:
             stream.close()
 
@@ -229,9 +227,12 @@ def test_no_datagram_goes_from_one_service_to_another_of_any_worker() -> None:
 def test_files_are_served_and_logged_by_every_worker(tmp_path: Path) -> None:
     (tmp_path / "name").write_bytes(b"contents")
     with Server.twistd("--workers", "2", "--files", "127.0.0.1:0", "--files-root", str(tmp_path)) as server:
-        for _ in range(20):
+
+        def both_have_served() -> bool:
             with connect(server.port("files classic")) as stream:
                 stream.sendall(b"name\n")
                 assert read_all(stream) == b"contents"
-    for number in (1, 2):
-        assert re.search(rf"\[worker {number}\] .*name", server.log), server.log
+            server.read_log()
+            return all(re.search(rf"\[worker {number}\] .*name", server.log) for number in (1, 2))
+
+        until(both_have_served)

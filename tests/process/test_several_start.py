@@ -16,7 +16,7 @@ import pytest
 from tests.builders.certificates import write_certificate
 from tests.builders.facts import unlike
 from tests.builders.processes import PATIENCE, ROOT, TWISTD, Server, connect, datagrams, read_exactly, run, twistd
-from tests.builders.several import anybody_may_run_python, ask, children, make, start
+from tests.builders.several import anybody_may_run_python, ask, children, make, start, until_all_answer
 
 #: Real processes, many of them.
 pytestmark = pytest.mark.slow
@@ -139,11 +139,12 @@ def test_systemd_hands_over_streams_and_datagrams_to_all_workers(place: Path) ->
             with connect(stream.getsockname()[1]) as connection:
                 connection.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
                 assert ask(connection) in workers
-            reached = set()
-            for _ in range(40):
+
+            def ask_datagram() -> int:
                 with datagrams(datagram.getsockname()[1]) as peer:
-                    reached.add(ask(peer))
-            assert reached == workers
+                    return ask(peer)
+
+            until_all_answer(workers, ask_datagram)
             with socket.socket(socket.AF_UNIX) as peer:
                 peer.settimeout(PATIENCE)
                 peer.connect(str(place / "sock"))
