@@ -61,6 +61,8 @@ ACCESS_SOURCE = "netsvc.access"
 RELAYED = ("[worker {worker}] {text}", "[worker {worker}] {text}\n{traceback}")
 #: The field of an event from a worker that holds lines of access records, and nothing else.
 RELAYED_ACCESS = "netsvc_access"
+#: The field of an event from a worker that holds lines of requests, as the log has them, and nothing else.
+RELAYED_REQUESTS = "netsvc_requests"
 
 #: The field of an event that was printed on stderr: a log on stdout does not repeat it.
 PRINTED = "netsvc_printed"
@@ -116,13 +118,14 @@ class TextLines:
         #: A second and its text; replaced as one object, for threads.
         self._now: tuple[float, str] = (0.0, formatTime(0.0))
         self._end = f" worker={worker}\n" if worker else "\n"
+        self._start = f"[worker {worker}] " if worker else ""
 
     def event(self, event: LogEvent) -> str | None:
         """Return the line of an event, if it has text."""
         if GATHERED in event:
             # One of `log_event`: by far the most lines of a busy server are.
             line = event["line"].replace("\n", "\n\t")
-            return f"{self._time(event['log_time'])} [{source_name(event['log_namespace'])}#info] {line}\n"
+            return f"{self._time(event['log_time'])} [{source_name(event['log_namespace'])}#info] {self._start}{line}\n"
         template = event.get("log_format")
         if type(template) is str and _is_simple(template):
             system, level = event.get("log_system"), event.get("log_level")

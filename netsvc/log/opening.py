@@ -21,7 +21,7 @@ from netsvc.log import standard
 from netsvc.log.access import AccessLog, RecordLimit, log_record
 from netsvc.log.common import record_line
 from netsvc.log.file import LogFile
-from netsvc.log.formats import ACCESS_SOURCE, PRINTED, RELAYED_ACCESS, JsonLines, LogLines, TextLines
+from netsvc.log.formats import ACCESS_SOURCE, PRINTED, RELAYED_ACCESS, RELAYED_REQUESTS, JsonLines, LogLines, TextLines
 from netsvc.log.output import Output
 from netsvc.log.queued import QueuedOutput, may_block
 from netsvc.plan.plan import Plan, access_form
@@ -71,22 +71,24 @@ class Log:
 
 
 @implementer(ILogObserver)
-class _WorkerRecords:
-    """Writes the access records of workers, or logs them as events if the log is not ours."""
+class _WorkerLines:
+    """Writes the lines that workers report, by the field of their event; as events, if the log is not ours."""
 
-    def __init__(self, output: Output | None) -> None:
-        self._output = output
+    def __init__(self, outputs: Mapping[str, Output | None]) -> None:
+        self._outputs = outputs
 
     def __call__(self, event: LogEvent) -> None:
-        lines = event.get(RELAYED_ACCESS)
-        if lines is None:
-            return
-        if self._output is not None:
-            self._output.write(lines)
-            return
-        for line in lines.splitlines():
-            # Such a log adds the time and the source itself.
-            _access_log.info("{line}", line=line.partition(f"[{ACCESS_SOURCE}#info] ")[2] or line)
+        for field, output in self._outputs.items():
+            lines = event.get(field)
+            if lines is None:
+                continue
+            if output is not None:
+                output.write(lines)
+                continue
+            logger = _access_log if field == RELAYED_ACCESS else _log
+            for line in lines.splitlines():
+                # Such a log adds the time and the source itself.
+                logger.info("{line}", line=line.partition("#info] ")[2] or line)
 
 
 class OpenLog:
@@ -105,7 +107,7 @@ class OpenLog:
         self._access: Output | None = None
         self._access_log: AccessLog[Any] | None = None
         self._limit: RecordLimit | None = None
-        self._worker_records: _WorkerRecords | None = None
+        self._worker_lines: _WorkerLines | None = None
         # The user that the process will have changed to when it reopens a file, or is upgraded.
         user, group = options.get("uid"), options.get("gid")
         self._owner = None if user is None else (user, -1 if group is None else group)
@@ -174,10 +176,12 @@ class OpenLog:
             self.observer.settle()
 
     def relay(self) -> None:
-        """Take the access records of workers, until this is closed."""
+        """Take the access records and the requests of workers, until this is closed."""
+        outputs = {RELAYED_REQUESTS: self.observer.output if self.observer is not None else None}
         if not self._off:
-            self._worker_records = _WorkerRecords(self._access)
-            globalLogPublisher.addObserver(self._worker_records)
+            outputs[RELAYED_ACCESS] = self._access
+        self._worker_lines = _WorkerLines(outputs)
+        globalLogPublisher.addObserver(self._worker_lines)
 
     def reopen(self) -> None:
         """Reopen the files, after another program has moved them."""
@@ -207,8 +211,8 @@ class OpenLog:
     def close(self) -> None:
         """Write what is pending, and close the files."""
         self._settle()
-        if self._worker_records is not None:
-            globalLogPublisher.removeObserver(self._worker_records)
+        if self._worker_lines is not None:
+            globalLogPublisher.removeObserver(self._worker_lines)
         for output in self._outputs():
             if isinstance(output, LogFile):
                 output.close()

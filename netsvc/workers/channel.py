@@ -92,7 +92,7 @@ def read_report(line: bytes) -> tuple[str, ...]:
         return ("",)
     if parts[0] == "log" and not (5 <= len(parts) <= 6 and parts[1] in _LEVELS):
         return ("",)
-    if len(parts) != {"access": 2, "answer": 3, "final": 2}.get(parts[0], len(parts)):
+    if len(parts) != {"access": 2, "requests": 2, "answer": 3, "final": 2}.get(parts[0], len(parts)):
         return ("",)
     return tuple(parts)
 

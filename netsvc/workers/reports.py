@@ -1,7 +1,7 @@
 """Reports what a worker logs to its parent, which logs it as its own events.
 
 The reports are `["log", level, namespace, system, text]`, followed by the traceback if there is one, and
-`["access", lines]`.
+`["access", lines]` and `["requests", lines]`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from twisted.logger import LogEvent, Logger, LogLevel
 
 from netsvc.base.text import plain
-from netsvc.log.formats import RELAYED, RELAYED_ACCESS, event_text
+from netsvc.log.formats import RELAYED, RELAYED_ACCESS, RELAYED_REQUESTS, event_text
 from netsvc.workers.channel import report
 
 #: Characters of one event, including its traceback.
@@ -44,6 +44,11 @@ def access_report(lines: str) -> bytes:
     return report("access", lines)
 
 
+def requests_report(lines: str) -> bytes:
+    """Return the report of the lines of requests, as `access_report`."""
+    return report("requests", lines)
+
+
 def relay(worker: int, level: str, namespace: str, system: str, *texts: str) -> None:
     """Log an event of a worker, with its number. `texts` are its text and its traceback, if there is one."""
     text, failure = (*texts, "")[:2]
@@ -55,9 +60,18 @@ def relay(worker: int, level: str, namespace: str, system: str, *texts: str) -> 
 
 def relay_access(lines: str) -> None:
     """Pass access records unchanged to `netsvc.log.opening`; characters that could harm a terminal are escaped."""
+    _access_log.info(None, **{RELAYED_ACCESS: _safe(lines)})
+
+
+def relay_requests(lines: str) -> None:
+    """Pass lines of requests to `netsvc.log.opening`, as `relay_access`."""
+    _access_log.info(None, **{RELAYED_REQUESTS: _safe(lines)})
+
+
+def _safe(lines: str) -> str:
     if _SAFE_LINES.fullmatch(lines) is None:
         lines = "".join(f"{plain(line)}\n" for line in lines.split("\n") if line)
-    _access_log.info(None, **{RELAYED_ACCESS: lines if lines.endswith("\n") else f"{lines}\n"})
+    return lines if lines.endswith("\n") else f"{lines}\n"
 
 
 def relay_line(worker: int, line: bytes, *, error: bool) -> None:

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from netsvc.plan.status import ProcessStatus
 from netsvc.workers.channel import ChildProcess, report
 from netsvc.workers.cover import CoverLink
-from netsvc.workers.reports import relay, relay_access, relay_line
+from netsvc.workers.reports import relay, relay_access, relay_line, relay_requests
 from netsvc.workers.status import Inquiry
 
 #: Seconds. A worker that has lived this long is replaced at once, and the delay is reset.
@@ -69,6 +69,8 @@ class Child(ChildProcess):
             relay(self.number, *arguments)
         elif kind == "access":
             relay_access(*arguments)
+        elif kind == "requests":
+            relay_requests(*arguments)
         elif kind == "drained":
             self.drained = arguments
         elif kind == "ready":

@@ -21,6 +21,7 @@ from twisted.python.reflect import namedModule
 from zope.interface import implementer
 
 from netsvc.base.errors import StartError
+from netsvc.base.requests import GATHERED
 from netsvc.base.signals import unblock
 from netsvc.config.discovery import discover
 from netsvc.config.draft import load_use
@@ -35,7 +36,7 @@ from netsvc.server.server import Server
 from netsvc.workers.channel import IGNORED, ORDERS, REPORTS, Orders, Reporter, Retirement, report
 from netsvc.workers.cover import Cover
 from netsvc.workers.keyfiles import with_key_files
-from netsvc.workers.reports import LONGEST_TEXT, access_report, log_report
+from netsvc.workers.reports import LONGEST_TEXT, access_report, log_report, requests_report
 from netsvc.workers.status import answer, serialize
 
 
@@ -46,12 +47,36 @@ class _Log:
     def __init__(self, send: Callable[[bytes], None]) -> None:
         #: Sends buffered access records, so that the order of records and events is kept.
         self.flush: Callable[[], None] = lambda: None
+        self._requests: AccessLog[LogEvent] | None = None
         self._send = send
 
+    def gather(self, reactor: Any, lines: LogLines) -> None:
+        """Report the lines of requests together, until the reactor has stopped."""
+        self._requests = AccessLog(
+            lambda event: lines.event(event) or "",
+            lambda text: self._send(requests_report(text)),
+            reactor,
+            LONGEST_TEXT,
+        )
+        reactor.addSystemEventTrigger("after", "shutdown", self._settle)
+
+    def _settle(self) -> None:
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            requests.close()
+
     def __call__(self, event: LogEvent) -> None:
-        if line := log_report(event):
+        if self._requests is not None and GATHERED in event:
+            self._requests.record(event)
+        elif line := log_report(event):
             self.flush()
+            if self._requests is not None:
+                self._requests.flush()
             self._send(line)
+
+
+def _lines(start: WorkerStart) -> LogLines:
+    return JsonLines(start.number) if start.plan.log == "json" else TextLines(start.number)
 
 
 def _record(
@@ -60,8 +85,7 @@ def _record(
     """Return a function that reports access records to the parent, which writes them; None if access logs are off."""
     if start.plan.access == "off":
         return None
-    lines: LogLines = JsonLines(start.number) if start.plan.log == "json" else TextLines(start.number)
-    line = record_line(lines, access_form(start.plan.access)[0])
+    line = record_line(_lines(start), access_form(start.plan.access)[0])
     gathered = AccessLog(line, lambda text: send(access_report(text)), reactor, LONGEST_TEXT)
     if log is not None:
         log.flush = gathered.flush
@@ -134,6 +158,8 @@ def serve(reactor: Any, handoff: Handoff, send: Callable[[bytes], None], orders:
     try:
         host.privilegedStartService()
         host.guard.book.record = _record(reactor, start, send, log)
+        if log is not None:
+            log.gather(reactor, _lines(start))
         host.startService()
     except StartError as error:
         send(report("failed", *error.reason.splitlines()))

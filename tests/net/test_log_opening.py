@@ -30,7 +30,7 @@ from netsvc.log.opening import Log, OpenLog, open_log
 from netsvc.plan.plan import Plan
 from netsvc.tap import make_application
 from netsvc.workers.channel import read_report
-from netsvc.workers.reports import access_report, relay_access
+from netsvc.workers.reports import access_report, relay_access, relay_requests, requests_report
 from tests.builders.children import FakeReactor
 from tests.builders.facts import states
 from tests.builders.logs import Lines, collected
@@ -374,6 +374,29 @@ def test_they_have_the_place_of_events_in_the_log() -> None:
     world.say("after")
     world.stop()
     assert [line.split()[-1] for line in Path("log").read_text().splitlines()] == ["before", "record", "after"]
+
+
+@pytest.mark.usefixtures("usr1")
+def test_requests_of_workers_are_written_to_the_log_as_they_are() -> None:
+    world = OpenedLog("--logfile=log", access="records")
+    world.log.relay()
+    world.say("before")
+    relay_requests(read_report(requests_report("one é\ntwo \x1b[2J\n"))[1])
+    world.say("after")
+    world.stop()
+    lines = Path("log").read_text().splitlines()
+    assert [line.split("] ")[-1] for line in lines] == ["before", "one é", "two \\x1b[2J", "after"]
+    assert Path("records").read_text() == ""
+
+
+def test_in_a_log_that_is_somebody_else_s_requests_are_events(lines: Lines) -> None:
+    world = OpenedLog("-n", "--syslog", access="off")
+    world.log.relay()
+    relay_requests("2026 [netsvc.files#info] [worker 2] one\nother\n")
+    world.stop()
+    world.log.close()
+    relay_requests("2026 [netsvc.files#info] [worker 2] two\n")
+    assert lines == ["[worker 2] one", "other"]
 
 
 def test_in_a_log_that_is_somebody_else_s_they_are_events(lines: Lines) -> None:

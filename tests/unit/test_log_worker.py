@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import Logger, LogLevel, globalLogPublisher
 
+from netsvc.base.requests import log_event, request_event
 from netsvc.listen.handoff import WorkerStart
 from netsvc.log.access import AT_ONCE, LONGEST_WAIT, MOST_GATHERED
 from netsvc.plan.plan import Plan
 from netsvc.workers.channel import LONGEST_REPORT, read_report
 from netsvc.workers.reports import LONGEST_TEXT
-from netsvc.workers.worker import _Log, _record
+from netsvc.workers.worker import _lines, _Log, _record
 from tests.builders.recorded import STREAM, UNIX
 
 EVENT = {"log_format": "said", "log_level": LogLevel.info, "log_namespace": "netsvc"}
@@ -27,7 +28,7 @@ class WorkerLog:
         self.said: list[bytes] = []
         self.reactor = MemoryReactorClock()
         self.log = _Log(self.said.append)
-        start = WorkerStart(Plan({}, (), log=log, access=access), "", (), number=2)
+        self.start = start = WorkerStart(Plan({}, (), log=log, access=access), "", (), number=2)
         self.record: Any = _record(self.reactor, start, self.said.append, self.log)
 
     @property
@@ -58,6 +59,33 @@ def test_they_are_in_order_with_what_is_logged_and_none_is_lost_at_the_end() -> 
     world.stop()
     assert [words[0] for words in world.reports] == ["access", "log", "access"]
     assert not world.reactor.getDelayedCalls()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_requests_are_reported_together_in_order_and_none_is_lost_at_the_end(form: str) -> None:
+    world = WorkerLog(log=form)
+    world.log.gather(world.reactor, _lines(world.start))
+    requests = Logger(namespace="netsvc.files", observer=world.log)
+    for line in ("one", "two\nnot three"):
+        log_event(request_event(requests), line)
+    assert not world.said
+    world.log(EVENT)
+    log_event(request_event(requests), "four")
+    world.reactor.advance(LONGEST_WAIT)
+    log_event(request_event(requests), "five")
+    world.stop()
+    log_event(request_event(requests), "six")
+    assert [words[0] for words in world.reports] == ["requests", "log", "requests", "requests", "log"]
+    lines = "".join(words[1] for words in world.reports if words[0] == "requests").splitlines(keepends=True)
+    if form == "json":
+        found = [json.loads(line) for line in lines]
+        assert [each["text"] for each in found] == ["one", "two\nnot three", "four", "five"]
+        assert {(each["worker"], each["source"]) for each in found} == {(2, "netsvc.files")}
+    else:
+        expected = ["one", "two", "\tnot three", "four", "five"]
+        assert [line.partition("[netsvc.files#info] [worker 2] ")[2] or line for line in lines] == [
+            f"{each}\n" for each in expected
+        ]
 
 
 def test_in_the_form_of_the_plan() -> None:
