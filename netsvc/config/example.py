@@ -33,6 +33,8 @@ _OPTION_SAMPLES: Mapping[tuple[str, str], object] = {
     ("chat", "irc-password"): "irc-password",
     ("chat", "irc-sts-port"): 6697,
     ("chat", "web-origins"): "https://chat.example",
+    ("chat", "peer-members"): 50,
+    ("chat", "peer-rooms"): 20,
     ("files", "root"): ".",
     ("files", "cache-control"): "public, max-age=3600",
     ("files", "cors"): "https://example.org",

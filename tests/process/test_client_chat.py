@@ -16,7 +16,7 @@ from netsvc.cli.errors import ClientError
 from netsvc.cli.options import RemoteServer
 from netsvc.cli.terminal import Terminal
 from netsvc.plan.address import parse_server
-from tests.builders.client_peer import netsvc, read_line, stream_server
+from tests.builders.client_peer import make_certificate, netsvc, read_line, stream_server
 
 LONG = 60.0
 
@@ -24,14 +24,18 @@ LONG = 60.0
 def chat_in_pipe(
     serve: Callable[[socket.socket], object], feed: bytes, directory: Path, first: list[str], wait: float = LONG
 ) -> bytes:
+    with stream_server(serve) as port:
+        return chat_with(RemoteServer(parse_server(str(port))), feed, directory, first, wait)
+
+
+def chat_with(server: RemoteServer, feed: bytes, directory: Path, first: list[str], wait: float = LONG) -> bytes:
     (directory / "in").write_bytes(feed)
     with (
-        stream_server(serve) as port,
         (directory / "in").open("rb") as source,
         (directory / "out").open("wb") as sink,
     ):
         terminal = Terminal(source.fileno(), sink.fileno())
-        assert asyncio.run(chat(RemoteServer(parse_server(str(port))), first, "utf-8", wait, terminal)) == 0
+        assert asyncio.run(chat(server, first, "utf-8", wait, terminal)) == 0
     return (directory / "out").read_bytes()
 
 
@@ -155,6 +159,19 @@ def test_a_connection_that_does_not_come_back_is_given_up_in_a_pipe(tmp_path: Pa
             asyncio.run(chat(RemoteServer(parse_server(str(port))), [], "utf-8", 0.2, terminal, retry=0.01))
     os.close(reader)
     os.close(writer)
+
+
+def test_talks_tls_to_a_trusted_server(tmp_path: Path) -> None:
+    authority, context = make_certificate(tmp_path)
+    room = Room()
+    with stream_server(room, context) as port:
+        server = RemoteServer(parse_server(f"tls:localhost:{port}"), str(authority))
+        shown = chat_with(server, b"hello\n", tmp_path, ["/nick ann"])
+        assert room.lines == [b"/nick ann\n", b"hello\n", b"/quit\n"]
+        assert shown.endswith("再见\n".encode())
+        with pytest.raises(ClientError, match="certificate"):
+            chat_with(RemoteServer(parse_server(f"tls:localhost:{port}")), b"secret\n", tmp_path, [])
+    assert len(room.lines) == 3
 
 
 @pytest.mark.slow

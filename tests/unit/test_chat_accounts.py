@@ -158,3 +158,42 @@ def test_an_account_deletes_its_messages_and_no_others(core: ChatCore) -> None:
     assert states(ann.does("/forget ANN")[0], "2", "Ann")
     shown = Person(core).sees()
     assert any("three" in line for line in shown) and not any("one" in line or "two" in line for line in shown)
+
+
+class TestMissed:
+    def test_who_logs_in_is_told_how_much_was_said_since(self, core: ChatCore) -> None:
+        now = 1000.0
+        core.now = core.archive.store._now = lambda: now  # type: ignore[attr-defined]
+        ann, bob = Person(core), Person(core, "bob")
+        assert not any("since" in str(line) for line in ann.does(f"/login ann {PASSWORD}"))
+        bob.does("seen")
+        ann.does("/join den")
+        core.depart(ann.conversation.member)
+        now += 1
+        bob.does("one", "two", "/join den", "three", "/join tea", "four")
+        now += 1
+        again = Person(core)
+        bob.does("/join lobby", "delivered")
+        now += 1
+        assert states(again.does(f"/login ann {PASSWORD}")[-1], "2 messages in lobby", "/history 1970-01-01 ")
+        assert states(again.does("/join den")[-1], "1 message in den")
+        assert not any("since" in str(line) for line in again.does("/leave", "/join tea", "/join den"))
+
+    def test_a_drain_notes_what_was_read(self, core: ChatCore) -> None:
+        core.now = lambda: 1000.0
+        ann = Person(core)
+        ann.does(f"/login ann {PASSWORD}")
+        core.drain()
+        assert core.markers.get("ann", "#lobby")
+
+    def test_an_account_has_so_many_markers_as_the_store_keeps(self, core: ChatCore) -> None:
+        for number in range(1000):
+            core.markers.advance("ann", f"room{number}", number + 1)
+        assert core.markers.get("ann", "room999") == 1000 and not core.markers.get("ann", "room0")
+        assert len(core.markers._markers["ann"]) == 200
+
+    def test_a_guest_has_no_markers(self, core: ChatCore) -> None:
+        guest, bob = Person(core), Person(core, "bob")
+        core.depart(guest.conversation.member)
+        bob.does("one")
+        assert not any("since" in str(line) for line in Person(core).does("/join den", "/join lobby"))

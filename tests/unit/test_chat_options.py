@@ -68,7 +68,7 @@ def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
     assert {setting.name for setting in declared} - _NO_LIMITS == set(ChatOptions.limits)
     assert all(setting.description for setting in declared)
     no_default = {setting.name for setting in declared if not setting.default}
-    assert no_default == _NO_LIMITS - {"encoding", "irc-name"} | {"keep-days"}
+    assert no_default == _NO_LIMITS - {"encoding", "irc-name"} | {"keep-days", "peer-members", "peer-rooms"}
 
 
 @pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "redis://x", "sqlite:a\0b"])

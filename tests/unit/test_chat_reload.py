@@ -22,7 +22,7 @@ def options(**chosen: object) -> ChatOptions:
 def test_those_who_come_meet_those_who_are_there() -> None:
     core = build_core()
     ann = client(core, "ann")
-    assert core.reconfigure(options(members=2))
+    assert core.reconfigure(options(members=2, peer_members=2))
     bob = client(core, "bob")
     bob.sends("hello\n")
     assert b"hello" in ann.sees()

@@ -153,6 +153,7 @@ def test_the_clients_of_an_account_share_read_markers(core: ChatCore) -> None:
     desk.lose()
     phone.lose()
     core.markers._markers.clear()
+    core.markers._loaded.clear()
     again = IrcClient(core)
     again.sends("CAP REQ draft/read-marker")
     again.authenticate("ann", "correct horse")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -33,6 +33,9 @@ class Speaker(Protocol):
     def notice(self, *lines: str) -> None:
         """Show lines of the server."""
 
+    def tell_missed(self, rooms: Collection[ChatRoom], until: float) -> Deferred[None] | None:
+        """Say how much was sent in rooms since the member's account was last in them, and before `until`."""
+
 
 def _register(conversation: Speaker, password: str) -> Deferred[None]:
     _check_confidential(conversation)
@@ -53,7 +56,18 @@ def _login(conversation: Speaker, text: str) -> Deferred[None]:
         # With a guest's name, which nobody can register, the password alone is of no use.
         name, password = conversation.member.name, text
     login = conversation.core.login(conversation.member, name, password.strip())
-    return login.addCallback(lambda _: conversation.notice(f"you are logged in as {conversation.member.name}"))
+
+    def logged_in(_result: None) -> Deferred[None] | None:
+        conversation.notice(f"you are logged in as {conversation.member.name}")
+        account = conversation.member.account
+        if account is None:
+            return None
+        loaded = conversation.core.markers.load(account.key)
+        # What came after it had connected was delivered.
+        member = conversation.member
+        return loaded.addCallback(lambda _: conversation.tell_missed(member.rooms, member.entered))
+
+    return login.addCallback(logged_in)
 
 
 def _logout(conversation: Speaker, _text: str) -> None:

@@ -132,6 +132,11 @@ class Archive:
         return self.store.close()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed: nothing more can be kept."""
+        return self._is_closed
+
+    @property
     def is_open(self) -> bool:
         """Whether the store has told what it has."""
         return self._waiting is None

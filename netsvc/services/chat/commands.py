@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Collection, Iterable
 from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from netsvc.base.text import escape
 from netsvc.services.chat.account_commands import ACCOUNT_COMMANDS
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
 from netsvc.services.chat.events import Outlet, Reason
-from netsvc.services.chat.history import parse_request, tell
+from netsvc.services.chat.history import MOST_MISSED, missed, parse_request, tell
+from netsvc.services.chat.markers import marker_key
 from netsvc.services.chat.names import ChatError, EmptyTextError
 from netsvc.services.chat.room_commands import ROOM_COMMANDS
 from netsvc.services.chat.store.interface import StoreError
@@ -54,7 +56,7 @@ class Conversation:
     def begin(self) -> None:
         """Enter the chat and greet the member; no one else is told. Raises `ChatError` if the chat is full."""
         self.member = self.core.enter(self.outlet)
-        self._entered = True
+        self._entered = self.member.reads = True
         self.notice(
             f"welcome to the chat; you are {self.member.name}", "type /nick NAME to change that, /help for help"
         )
@@ -115,10 +117,26 @@ class Conversation:
             raise ChatError("you talk in no room; /join ROOM joins one, /rooms lists them")
         return self.room
 
-    def join(self, text: str) -> None:
+    def join(self, text: str) -> Deferred[None] | None:
         """Join a room and show its topic and last messages; or switch to one that the member is in."""
         name, key = _cut(text)
+        known = set(self.member.rooms)
         self._join(name, key)
+        return self.tell_missed(set(self.member.rooms) - known)
+
+    def tell_missed(self, rooms: Collection[ChatRoom], until: float = math.inf) -> Deferred[None] | None:
+        """Say how much was sent in rooms since the member's account was last in them, and before `until`."""
+        account = self.member.account
+        if account is None:
+            return None
+        answers = []
+        for room in rooms:
+            if read := self.core.markers.get(account.key, marker_key(room)):
+                answer = self.core.archive.store.read(room.key, MOST_MISSED + 1, since=(read + 1) / 1000)
+                answers.append(answer.addCallback(missed, room.name, account.key, read / 1000, until))
+        lines = gatherResults(answers, consumeErrors=True)
+        # If the store cannot tell, `failed` has been reported.
+        return lines.addCallbacks(lambda each: self.notice(*filter(None, each)), lambda _: None)
 
     def _join(self, name: str, key: str = "", *, at_once: bool = False) -> None:
         known = set(self.member.rooms)

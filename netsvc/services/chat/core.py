@@ -44,7 +44,7 @@ from netsvc.services.chat.events import (
     Tagged,
     Whispered,
 )
-from netsvc.services.chat.markers import ReadMarkers
+from netsvc.services.chat.markers import ReadMarkers, marker_key
 from netsvc.services.chat.moderation import LONGEST_REASON, Moderation
 from netsvc.services.chat.names import (
     ChatError,
@@ -59,7 +59,7 @@ from netsvc.services.chat.names import (
 from netsvc.services.chat.options import ChatOptions, read_password
 from netsvc.services.chat.places import Places
 from netsvc.services.chat.presence import Presence
-from netsvc.services.chat.room import LOBBY, ChatRoom, Member, Rooms
+from netsvc.services.chat.room import LOBBY, ChatRoom, Member, Rooms, tenth
 from netsvc.services.chat.rules import Role
 from netsvc.services.chat.store.interface import AccountRecord, Kept, NewMessage, Store
 from netsvc.services.chat.store.open import build_store, store_limits
@@ -262,7 +262,8 @@ class ChatCore:
         """Disconnect a member that has to make room for a new one of `peer`, if there is one; see `Places`."""
         options = self.options
         now = self.context.reactor.seconds()
-        found = self._places.find_victim(peer, now, kept=options["peer-members"], silence=options["silence"])
+        kept = options["peer-members"] or tenth(options["members"], 50)
+        found = self._places.find_victim(peer, now, kept=kept, silence=options["silence"])
         if found is None:
             return False
         victim, crowd = found
@@ -283,6 +284,7 @@ class ChatCore:
         self._places.leave(member)
         self.congestion.caught_up(member)
         rooms = list(member.rooms)
+        self._note_read(member, rooms)
         for room in rooms:
             self.rooms.leave(room, member)
         # When everybody leaves at once, no one needs to know of each.
@@ -293,7 +295,15 @@ class ChatCore:
     def drain(self) -> Deferred[None]:
         """Refuse new members and messages; keep and deliver what was sent; disconnect every member after a goodbye."""
         self._draining = True
+        for member in self._members:
+            self._note_read(member, member.rooms)
         return self.archive.close().addCallback(lambda _: self._say_goodbye())
+
+    def _note_read(self, member: Member, rooms: Iterable[ChatRoom]) -> None:
+        """Advance the read markers of an account for what was delivered to its member, if that is read then."""
+        if member.reads and member.account is not None and not self.archive.is_closed:
+            for room in rooms:
+                self.markers.advance(member.account.key, marker_key(room), int(self.now() * 1000))
 
     def _say_goodbye(self) -> None:
         members = list(self._members)
@@ -504,6 +514,7 @@ class ChatCore:
         """Remove a member from a room that it is in. `why` is what it says itself."""
         why = clean_text(why)[:LONGEST_REASON]
         self.congestion.admit(room.members.keys(), room.name, member.name, why)
+        self._note_read(member, [room])
         self.rooms.leave(room, member)
         self._tell(member, room.everyone, Left(room.name, member.name, why, source=member.source))
 

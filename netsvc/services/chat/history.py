@@ -13,11 +13,14 @@ from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.store.interface import Message
 from netsvc.services.chat.wording import wording
 
-__all__ = ["HistoryRequest", "parse_request", "tell"]
+__all__ = ["MOST_MISSED", "HistoryRequest", "missed", "parse_request", "tell"]
 
 #: Messages that one answer has, at most, and without a number.
 _MOST = 200
 _USUAL = 20
+
+#: Messages that are counted as missed.
+MOST_MISSED = 200
 
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _TIME = re.compile(r"(?:(\d{4}-\d\d-\d\d)(?: |$))? ?(\d{1,2}:\d\d)?", re.ASCII)
@@ -67,6 +70,15 @@ def tell(room: str, messages: Sequence[Message], asked: HistoryRequest) -> list[
     if asked.since is not None and len(messages) == asked.limit:
         lines.append(f"* to read on: /history {_shown(messages[-1].time)}")
     return lines
+
+
+def missed(messages: Sequence[Message], room: str, account: str, since: float, until: float) -> str:
+    """Return in words how many of the messages since a time, and before another, others sent; "" for none."""
+    count = sum(message.account != account and message.time < until for message in messages)
+    if not count:
+        return ""
+    number = f"more than {MOST_MISSED}" if count > MOST_MISSED else str(count)
+    return f"{number} message{'s' * (count != 1)} in {room} since you were here: /history {_shown(since)}"
 
 
 def _shown(moment: float) -> str:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from netsvc.services.chat.store.interface import Store, StoreError
+from netsvc.services.chat.store.interface import Store, StoreError, StoreLimits
 
-__all__ = ["ReadMarkers"]
+__all__ = ["ReadMarkers", "marker_key"]
+
+
+#: Markers of one account.
+_MOST = StoreLimits().markers
+
+
+class _Room(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+def marker_key(room: _Room) -> str:
+    """Return the target that stands for a room; a member's is its key."""
+    return f"#{room.key}"
 
 
 class ReadMarkers:
@@ -16,15 +32,19 @@ class ReadMarkers:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._markers: dict[str, dict[str, int]] = {}
+        #: The accounts whose markers came from the store.
+        self._loaded: set[str] = set()
 
     def load(self, account: str) -> Deferred[None]:
         """Get an account's markers from the store. It fires when they can be asked for, and never fails."""
-        if account in self._markers:
+        if account in self._loaded:
             return succeed(None)
-        return self._store.marks(account).addCallbacks(lambda marks: self._loaded(account, marks), _ignore)
+        return self._store.marks(account).addCallbacks(lambda marks: self._add(account, marks), _ignore)
 
-    def _loaded(self, account: str, marks: dict[str, int]) -> None:
-        self._markers.setdefault(account, {}).update(marks)
+    def _add(self, account: str, marks: dict[str, int]) -> None:
+        # Those that were set meanwhile are later ones.
+        self._loaded.add(account)
+        self._markers[account] = {**marks, **self._markers.get(account, {})}
 
     def get(self, account: str, target: str) -> int:
         """Return the marker of a target, 0 if it has none."""
@@ -33,10 +53,15 @@ class ReadMarkers:
     def advance(self, account: str, target: str, time: int) -> int:
         """Set the marker of a target, unless it is later already; return it."""
         marks = self._markers.setdefault(account, {})
-        if time > marks.get(target, 0):
+        before = marks.get(target, 0)
+        if time > before:
+            # Reinserted, to be the last one, as in the store.
+            marks.pop(target, None)
             marks[target] = time
+            while len(marks) > _MOST:
+                del marks[next(iter(marks))]
             self._store.mark(account, target, time).addErrback(_ignore)
-        return marks[target]
+        return max(time, before)
 
 
 def _ignore(failure: Failure) -> None:

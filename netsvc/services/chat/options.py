@@ -174,8 +174,8 @@ class ChatOptions(Options):
         [
             "peer-members",
             None,
-            50,
-            "Members of one address that keep their places in a full chat",
+            None,
+            "Members of one address that keep their places in a full chat [default: a tenth of members, at most 50]",
             whole_number(1, 1_000_000),
         ],
         ["rooms", None, 200, "Rooms, including remembered empty ones", whole_number(1, 1_000_000)],
@@ -183,8 +183,8 @@ class ChatOptions(Options):
         [
             "peer-rooms",
             None,
-            20,
-            "Rooms of one address that are kept when all are in use",
+            None,
+            "Rooms of one address that are kept when all are in use [default: a tenth of rooms, at most 20]",
             whole_number(1, 1_000_000),
         ],
         ["history", None, 20, "Last messages of a room that are shown on joining", whole_number(0, 1000)],

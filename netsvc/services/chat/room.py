@@ -13,7 +13,7 @@ from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.rules import Rules
 from netsvc.services.chat.store.interface import AccountRecord, RoomRecord
 
-__all__ = ["LOBBY", "ChatRoom", "Member", "Rooms"]
+__all__ = ["LOBBY", "ChatRoom", "Member", "Rooms", "tenth"]
 
 #: The room that always exists.
 LOBBY = "lobby"
@@ -39,6 +39,7 @@ class Member:
         "outlet",
         "own",
         "peer",
+        "reads",
         "real_name",
         "rooms",
         "settled",
@@ -69,6 +70,8 @@ class Member:
         #: answers in words of its own. `echoes`: its own messages to a room are delivered to it, too.
         self.own: Callable[[Event], None] = _ignore
         self.echoes = False
+        #: Whether what was delivered to it was read: the protocol does not say it of each message.
+        self.reads = False
         self.source = MemberOrigin("chat", "")
         self.real_name = self.away = ""
         #: Whether it operates the whole chat, and is not listed to those in none of its rooms.
@@ -180,7 +183,7 @@ class Rooms:
     def reconfigure(self, options: ChatOptions) -> None:
         """Change the limits. Existing rooms stay, and keep their last messages."""
         self._limit: int = options["rooms"]
-        self._kept: int = options["peer-rooms"]
+        self._kept: int = options["peer-rooms"] or tenth(self._limit, 20)
         self._name_length: int = options["name-length"]
         history = options["history"]
         if history != self._history:
@@ -292,6 +295,11 @@ class Rooms:
 
 def _ignore(_event: Event) -> None:
     """Take an event that needs nothing."""
+
+
+def tenth(limit: int, most: int) -> int:
+    """Return how much of a limit one address keeps, if the operator has not said it: ten of them take all."""
+    return max(1, min(limit // 10, most))
 
 
 def _bare(text: str) -> str:
