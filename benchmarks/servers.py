@@ -325,6 +325,12 @@ CHAT = (
         dialect=("--dialect", "irc"),
     ),
     Server(
+        "netsvc, WebSocket",
+        _netsvc("--chat-web", "{address}", *_NO_RATE),
+        probe=_HTTP,
+        dialect=("--dialect", "websocket"),
+    ),
+    Server(
         "ngircd",
         lambda site: [program("ngircd"), "-n", "-f", str(configs.ngircd(site.port, site.directory))],
         probe=_IRC,

@@ -1,6 +1,7 @@
 /* Chat: --members N come into one room, one of them speaks, with --flight W (a list, such as 1,64: a phase each)
  * messages of 64 bytes that not all have received yet. --dialect line (netsvc: everybody is in the lobby at once)
- * or irc (--password for servers that ask for one; PING is answered); --entering N members come in at a time: some
+ * or irc (--password for servers that ask for one; PING is answered), or websocket, whose messages are lines of IRC;
+ * --entering N members come in at a time: some
  * servers hurry only with many, some have a short queue. An operation is one delivery; a latency is
  * from the sending of a message to its last delivery. Every receiver must get every message, whole and in order. */
 #include "common.h"
@@ -10,7 +11,7 @@
 #define BUFFER 65536
 #define MOST_FLIGHT 1024
 
-enum { CONNECTED, REGISTERED, INSIDE };
+enum { ASKING, CONNECTED, REGISTERED, INSIDE };
 
 struct member {
     int descriptor, number, state;
@@ -20,7 +21,7 @@ struct member {
 };
 
 static struct member *members;
-static int count, irc, poller, inside, entering, most_entering;
+static int count, irc, websocket, poller, inside, entering, most_entering;
 static const char *password;
 static uint32_t sent_number;
 static uint64_t sent_at[MOST_FLIGHT];
@@ -37,13 +38,34 @@ static void say(struct member *member, const char *data, size_t size) {
     }
 }
 
+/* A message for each line (RFC 6455, section 5.2), masked with a key of zeros. */
+static void say_frames(struct member *member, const char *lines, size_t size) {
+    static char frames[MOST_FLIGHT * 128];
+    size_t used = 0;
+    for (const char *end = lines + size, *stop; lines < end; lines = stop + 1) {
+        stop = memchr(lines, '\n', (size_t)(end - lines));
+        size_t length = (size_t)(stop - lines) - (stop[-1] == '\r');
+        if (length > 125) fail("a line is longer than 125 bytes");
+        used += (size_t)sprintf(frames + used, "\x81%c", (int)(0x80 | length));
+        memset(frames + used, 0, 4);
+        memcpy(frames + used + 4, lines, length);
+        used += 4 + length;
+    }
+    say(member, frames, used);
+}
+
+static void say_lines(struct member *member, const char *lines, size_t size) {
+    if (websocket) say_frames(member, lines, size);
+    else say(member, lines, size);
+}
+
 __attribute__((format(printf, 2, 3))) static void say_line(struct member *member, const char *format, ...) {
     char line[512];
     va_list rest;
     va_start(rest, format);
     int size = vsnprintf(line, sizeof line, format, rest);
     va_end(rest);
-    say(member, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);
+    say_lines(member, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);
 }
 
 static void came_in(struct member *member) {
@@ -99,6 +121,39 @@ static void read_line(struct member *member, const char *line, size_t size) {
     }
 }
 
+static void introduce(struct member *member) {
+    member->state = CONNECTED;
+    if (password) say_line(member, "PASS %s\r\n", password);
+    say_line(member, "NICK m%04d\r\n", member->number);
+    say_line(member, "USER m%04d 0 * :member %d\r\n", member->number, member->number);
+}
+
+/* Read the frames, or before them the head of the answer; return where what is not whole begins. */
+static char *read_frames(struct member *member, char *start, char *end) {
+    if (member->state == ASKING) {
+        char *head = memmem(start, (size_t)(end - start), "\r\n\r\n", 4);
+        if (head == NULL) return start;
+        if (memcmp(start, "HTTP/1.1 101 ", 13) != 0) fail("the server does not switch: %.12s", start);
+        start = head + 4;
+        introduce(member);
+    }
+    while (end - start >= 2) {
+        unsigned char *frame = (unsigned char *)start;
+        size_t length = frame[1], head = 2;
+        if (length == 126) {
+            if (end - start < 4) break;
+            length = (size_t)(frame[2] << 8 | frame[3]), head = 4;
+        }
+        if (length > 65535) fail("a frame is longer than 65535 bytes");
+        if ((size_t)(end - start) < head + length) break;
+        if (frame[0] == 0x81) read_line(member, start + head, length);
+        else if (frame[0] == 0x89 && length == 0) say(member, "\x8a\x80\0\0\0\0", 6);
+        else fail("member %d got a frame %02x", member->number, frame[0]);
+        start += head + length;
+    }
+    return start;
+}
+
 static void receive(struct member *member) {
     for (;;) {
         size_t room = BUFFER - member->held;
@@ -112,7 +167,8 @@ static void receive(struct member *member) {
         }
         if (waiting == 0) last_progress = now();
         char *start = member->buffer, *end = member->buffer + member->held + got, *stop;
-        while ((stop = memchr(start, '\n', (size_t)(end - start))) != NULL) {
+        if (websocket) start = read_frames(member, start, end);
+        else while ((stop = memchr(start, '\n', (size_t)(end - start))) != NULL) {
             read_line(member, start, (size_t)(stop - start));
             start = stop + 1;
         }
@@ -138,8 +194,12 @@ static void enter(struct member *member, int number) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = member};
     epoll_ctl(poller, EPOLL_CTL_ADD, member->descriptor, &event);
     entering++;
-    if (irc && password) say_line(member, "PASS %s\r\n", password);
-    if (irc) say_line(member, "NICK m%04d\r\nUSER m%04d 0 * :member %d\r\n", number, number, number);
+    const char *asking = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                         "Sec-WebSocket-Protocol: text.ircv3.net\r\n\r\n";
+    if (websocket) say(member, asking, strlen(asking));
+    else if (irc) introduce(member);
+    else member->state = CONNECTED;
 }
 
 static void speak(int flight) {
@@ -153,7 +213,7 @@ static void speak(int flight) {
         size += (size_t)sprintf(lines + size, "%s%s%010u %0*d%s", irc ? "PRIVMSG #bench :" : "", MARK, number,
                                 (int)(TEXT - sizeof MARK - 10), 0, irc ? "\r\n" : "\n");
     }
-    say(&members[0], lines, size);
+    say_lines(&members[0], lines, size);
 }
 
 static void run(int flight, double length) {
@@ -180,7 +240,8 @@ static void settle(void) {
 int main(int argc, char **argv) {
     read_options(argc, argv);
     count = (int)number_option("--members", 100, 2, 10000);
-    irc = strcmp(text_option("--dialect", "line"), "irc") == 0;
+    websocket = strcmp(text_option("--dialect", "line"), "websocket") == 0;
+    irc = websocket || strcmp(text_option("--dialect", "line"), "irc") == 0;
     password = text_option("--password", NULL);
     most_entering = (int)number_option("--entering", 1000, 1, 10000);
     members = allocate((size_t)count, sizeof *members);

@@ -29,8 +29,8 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: The first byte of a frame with a whole message (section 5.2).
 _FINAL_TEXT, _FINAL_BINARY = b"\x81", b"\x82"
 _SHORT, _MEDIUM = 126, 1 << 16
-#: Bytes of lines whose frames are kept: the lines that many clients get are short.
-_MOST_KEPT = 2048
+#: Bytes of lines whose frames are kept: what many clients get in one turn.
+_MOST_KEPT = 16 * 1024
 #: Status codes of a close (section 7.4.1).
 _NORMAL, _TOO_BIG = 1000, 1009
 
@@ -138,7 +138,7 @@ def _frames(lines: bytes, first: bytes) -> bytes:
 
 
 #: A line that many clients get is the same object for each, so its hash is known.
-_kept_frames = lru_cache(256)(_frames)
+_kept_frames = lru_cache(64)(_frames)
 
 
 @implementer(IPushProducer)
@@ -214,12 +214,8 @@ class WebSocket:
 
     def send_message(self, data: bytes, *, is_binary: bool) -> None:
         """Send a message; nothing after a close. Text is UTF-8."""
-        self.send_frames(_frame(data, _FINAL_BINARY if is_binary else _FINAL_TEXT))
-
-    def send_frames(self, frames: bytes) -> None:
-        """Send frames; nothing after a close."""
         if not self._has_closed:
-            self._below.write(frames)
+            self._below.write(_frame(data, _FINAL_BINARY if is_binary else _FINAL_TEXT))
 
     def _wait(self, seconds: float) -> None:
         self._connection.deadline = self._connection.factory.clock.seconds() + seconds
@@ -329,15 +325,12 @@ class WebSocketLines(WebSocket):
 
     def write(self, data: bytes) -> None:
         """Send a message for each line; one without an end waits for it."""
-        if self._unended:
-            data, self._unended = self._unended + data, b""
-        if not data.endswith(b"\n"):
-            data, _, self._unended = data.rpartition(b"\n")
-            if not data:
-                return
-            data += b"\n"
-        frames = _kept_frames if len(data) <= _MOST_KEPT else _frames
-        self.send_frames(frames(data, self._first))
+        if self._unended or data[-1:] != b"\n":
+            lines, end, self._unended = (self._unended + data).rpartition(b"\n")
+            data = lines + end
+        if not self._has_closed:
+            frames = _kept_frames if len(data) <= _MOST_KEPT else _frames
+            self._below.write(frames(data, self._first))
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """See `write`."""
