@@ -141,6 +141,27 @@ def _frames(lines: bytes, first: bytes) -> bytes:
 _kept_frames = lru_cache(64)(_frames)
 
 
+def _line_writer(send: Callable[[bytes], object], first: bytes) -> Callable[[bytes], None]:
+    """Return a function that sends a message for each line; one without an end waits for it.
+
+    It is called for each line and each client, so it looks up nothing in an object.
+    """
+    unended = b""
+
+    def write(data: bytes) -> None:
+        nonlocal unended
+        if unended or data[-1:] != b"\n":
+            lines, end, unended = (unended + data).rpartition(b"\n")
+            data = lines + end
+        send(_kept_frames(data, first) if len(data) <= _MOST_KEPT else _frames(data, first))
+
+    return write
+
+
+def _drop(_data: bytes) -> None:
+    """Send nothing: a close was sent."""
+
+
 @implementer(IPushProducer)
 class _Flow:
     """The producer of the transport below: it passes on what the transport says, and remembers it."""
@@ -301,9 +322,8 @@ class WebSocketLines(WebSocket):
     def __init__(self, protocol: Protocol, limits: WebSocketLimits | None = None) -> None:
         super().__init__(limits)
         self.protocol = protocol
-        self._first = _FINAL_TEXT
-        #: A line that was written in part.
-        self._unended = b""
+        #: Send lines, each with its end.
+        self.write: Callable[[bytes], None] = _drop
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -312,7 +332,7 @@ class WebSocketLines(WebSocket):
 
     def opened(self, is_binary: bool) -> None:
         """Connect the protocol."""
-        self._first = _FINAL_BINARY if is_binary else _FINAL_TEXT
+        self.write = _line_writer(self._below.write, _FINAL_BINARY if is_binary else _FINAL_TEXT)
         self.protocol.makeConnection(self)
 
     def messages_received(self, messages: list[tuple[bytes, bool]]) -> None:
@@ -323,14 +343,10 @@ class WebSocketLines(WebSocket):
         """Tell the protocol that the connection is gone."""
         self.protocol.connectionLost(reason)
 
-    def write(self, data: bytes) -> None:
-        """Send a message for each line; one without an end waits for it."""
-        if self._unended or data[-1:] != b"\n":
-            lines, end, self._unended = (self._unended + data).rpartition(b"\n")
-            data = lines + end
-        if not self._has_closed:
-            frames = _kept_frames if len(data) <= _MOST_KEPT else _frames
-            self._below.write(frames(data, self._first))
+    def close(self, code: int = _NORMAL, reason: str | None = None) -> None:
+        """See `WebSocket.close`."""
+        self.write = _drop
+        super().close(code, reason)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """See `write`."""
