@@ -108,7 +108,7 @@ def test_a_port_in_use_is_a_line_and_leaves_nothing_open() -> Steps:
     for host in ("127.0.0.1", "::1"):
         with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
             server = make(f"{other.getsockname()[1]}")
-            with pytest.raises(ListenError, match=r"^netsvc.toml:7: admin cannot listen on \d+: port \d+ is in use"):
+            with pytest.raises(ListenError, match=r"^netsvc.toml:7: admin .*\d+: port \d+ is in use"):
                 yield server.open()
             assert server.listening == []
             yield server.close()

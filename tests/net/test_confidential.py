@@ -24,6 +24,7 @@ from netsvc.server.server import Server
 from netsvc.service import PlainCore, Service
 from netsvc.stream import StreamProtocol, is_confidential
 from tests.builders.certificates import write_certificate
+from tests.builders.facts import states
 from tests.builders.proxied import TCP4, Inner, Served, on_reactor, v2, v2_inet
 
 served = pytest.fixture(params=[EPollReactor, NetsvcReactor])(on_reactor)
@@ -169,11 +170,11 @@ def plan(*listeners: tuple[str, str]) -> Plan:
 def test_a_plain_address_is_refused_for_a_protocol_that_takes_secrets() -> None:
     asked = plan(("login", "0.0.0.0:0"), ("login", "127.0.0.1:0"), ("open", "0.0.0.0:0"))
     [line] = examine(asked, lambda _: SERVICE, Clock())
-    assert line.startswith("doors login cannot listen on 0.0.0.0:0: ")
+    assert states(line, "doors login ", "0.0.0.0:0: ")
 
 
 def test_a_start_and_a_reload_refuse_it() -> None:
-    with pytest.raises(StartError, match="doors login cannot listen"):
+    with pytest.raises(StartError, match=r"doors login .*0\.0\.0\.0:0: "):
         Server(plan(("login", "0.0.0.0:0")), lambda _: SERVICE, MemoryReactorClock()).privilegedStartService()
     reactor = MemoryReactorClock()
     server = Server(plan(("open", "127.0.0.1:0")), lambda _: SERVICE, reactor)
@@ -182,5 +183,5 @@ def test_a_start_and_a_reload_refuse_it() -> None:
     reactor.run()
     failures: list[Any] = []
     server.reload(plan(("open", "127.0.0.1:0"), ("login", "0.0.0.0:0"))).addErrback(failures.append)
-    assert "doors login cannot listen on 0.0.0.0:0: " in str(failures[0].value)
+    assert states(str(failures[0].value), "doors login ", "0.0.0.0:0: ")
     server.stopService()

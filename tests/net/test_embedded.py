@@ -102,7 +102,7 @@ def test_a_port_opened_by_one_that_cannot_be_built_is_closed_at_once(plugin: Plu
         raise ZeroDivisionError("division")
 
     plugin.service = hasty
-    with pytest.raises(UserError, match="acme cannot be built: ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"acme .*: ZeroDivisionError"):
         EmbeddedService(TwistdUse(("acme",)), Guard(reactor()), reactor())
     assert not opened[0].connected
 

@@ -122,7 +122,7 @@ def test_a_builder_that_raises_is_named() -> None:
         raise ZeroDivisionError("division")
 
     world = ServerInMemory(("one", "tcp", "127.0.0.1:0"), prepare=prepare)
-    with pytest.raises(StartError, match="netsvc: service one cannot be built: ZeroDivisionError: division"):
+    with pytest.raises(StartError, match=r"^netsvc: service one .*: ZeroDivisionError: division"):
         world.start()
 
 
@@ -131,7 +131,7 @@ def test_a_protocol_that_cannot_be_built_is_named() -> None:
     use = ServiceUse("odd")
     plan = Plan({"odd": use}, (Listener("odd", "tcp", parse_address("127.0.0.1:0", "stream")),))
     host = Server(plan, lambda use: service, MemoryReactorClock())
-    with pytest.raises(StartError, match="netsvc: odd tcp cannot be built: TypeError: 7 is neither"):
+    with pytest.raises(StartError, match=r"^netsvc: odd tcp .*: TypeError: .*\bint\b"):
         host.privilegedStartService()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -314,10 +315,12 @@ def test_what_could_not_be_written_is_counted_and_said(capfd: pytest.CaptureFixt
 def test_a_file_that_cannot_be_opened_is_one_line() -> None:
     with pytest.raises(StartError) as raised:
         OpenedLog("--logfile=no/such/log")
-    assert states(str(raised.value), "netsvc: log file no/such/log: no such file or directory; ", "--logfile")
+    assert states(str(raised.value), "netsvc: log file no/such/log: ", os.strerror(errno.ENOENT).lower(), "--logfile")
     with pytest.raises(StartError) as raised:
         OpenedLog("-n", access="/no/such/records")
-    assert states(str(raised.value), "netsvc: access log /no/such/records: no such file or directory; ", "--access")
+    assert states(
+        str(raised.value), "netsvc: access log /no/such/records: ", os.strerror(errno.ENOENT).lower(), "--access"
+    )
 
 
 @pytest.mark.usefixtures("usr1")
@@ -333,7 +336,7 @@ def test_files_that_are_made_belong_to_who_will_write_them() -> None:
 
 
 def test_a_daemon_that_is_to_log_to_stdout_is_one_line() -> None:
-    with pytest.raises(StartError, match="a daemon cannot log to stdout"):
+    with pytest.raises(StartError, match=r"\bdaemon\b.*\bstdout\b"):
         OpenedLog("--logfile=-")
 
 

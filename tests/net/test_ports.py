@@ -270,7 +270,7 @@ def test_a_udp_socket_of_systemd_that_is_of_another_user_is_a_mistake(
     passed: dict[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_to_bind(monkeypatch)
-    with pytest.raises(ListenError, match="a peer must stay with one worker; give udp:PORT"):
+    with pytest.raises(ListenError, match=r"\bworker\b.*\budp:PORT\b"):
         held("systemd:domain=INET:name=udp", "datagram")
     for other in ("tcp", "unix"):
         os.close(_SystemdParser._sddaemon.inheritedNamedDescriptors()[other])
@@ -278,7 +278,7 @@ def test_a_udp_socket_of_systemd_that_is_of_another_user_is_a_mistake(
 
 def test_a_port_that_cannot_be_bound_for_everybody_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_bind(monkeypatch)
-    with pytest.raises(ListenError, match=r"cannot be bound at 127.0.0.1:\d+ for every worker: Address already in use"):
+    with pytest.raises(ListenError, match=r" 127\.0\.0\.1:\d+ .*\bworker: Address already in use"):
         held("127.0.0.1:0")
 
 

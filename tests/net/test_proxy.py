@@ -352,7 +352,7 @@ def test_an_endpoint_that_could_serve_without_a_header_is_a_mistake_and_closed(
     port = Portlike()
     if not late:
         opening.callback(port)
-    with pytest.raises(ListenError, match="proxy: cannot be used with odd:; use tcp: or another"):
+    with pytest.raises(ListenError, match=r"proxy: .* odd:; .*\btcp:"):
         Served(Clock()).listen("proxy:trust=unix:odd:x:y")
     if late:
         opening.callback(port)
@@ -369,5 +369,5 @@ def test_an_endpoint_that_fails_says_so_itself(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_stands_behind_the_prefix_is_checked() -> None:
     check_address(parse_address("proxy:trust=unix:tcp:1", "stream"))
-    with pytest.raises(ValueError, match="tcp: has no argument colour"):
+    with pytest.raises(ValueError, match=r"tcp: .*\bcolour\b"):
         check_address(parse_address("proxy:trust=unix:tcp:1:colour=red", "stream"))

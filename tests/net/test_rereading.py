@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -227,7 +228,7 @@ def test_relative_paths_are_those_of_the_start(tmp_path: Path, monkeypatch: pyte
     assert seen == [str(started)] * 3
     assert os.getcwd() == str(later)
     gone = str(tmp_path / "gone")
-    with pytest.raises(UserError, match="gone, where the process was started, has been removed"):
+    with pytest.raises(UserError, match=re.escape(gone)):
         # It asks for the present directory.
         in_directory(read, gone)()
     with pytest.raises(UserError, match="cannot be entered: --chroot /jail "):

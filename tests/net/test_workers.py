@@ -95,7 +95,7 @@ def taken_port(address: str) -> str:
 
 def test_a_protocol_that_cannot_be_built_is_a_mistake() -> None:
     world = FakeWorkers(made=Service("one", "A test", streams={"tcp": 7}))
-    with pytest.raises(StartError, match="netsvc: one tcp cannot be built: TypeError: 7 is neither"):
+    with pytest.raises(StartError, match=r"^netsvc: one tcp .*: TypeError: .*\bint\b"):
         world.start()
 
 

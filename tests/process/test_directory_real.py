@@ -34,7 +34,7 @@ def test_a_release_that_is_removed(tmp_path: Path, config: str, named: bool) -> 
             ended = run(NETSVC, command, "--pid", str(server.process.pid))
             assert ended.returncode == (0 if found else 1), ended.stderr
             if not found:
-                assert f"{tmp_path}/one, where the process was started, has been removed" in ended.stderr
+                assert f"{tmp_path}/one" in ended.stderr
             elif command == "upgrade":
                 break
         server.stop()

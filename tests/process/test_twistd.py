@@ -402,7 +402,7 @@ def test_running_out_of_descriptors_is_survived_and_said_once() -> None:
         server.wait_for("ready$")
         port = server.port("echo tcp")
         crowd = [connect(port) for _ in range(100)]
-        server.wait_for("not accepting for now")
+        server.wait_for("not accepting")
         for connection in crowd:
             connection.close()
         # The server may find the next connection before it finds the ends of these.

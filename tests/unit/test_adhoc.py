@@ -196,7 +196,7 @@ def test_what_is_no_protocol_is_not_served(place: Place, name: str) -> None:
     line = served(f"{file}:{name}")
     assert line.startswith(f"--serve {file}:{name}")
     if name == "twisted_missing":
-        assert lacks(served(f"{file}:Lime"), f"--serve {file}:Lime: ", "Lime", "did you mean Line?") == []
+        assert lacks(served(f"{file}:Lime"), f"--serve {file}:Lime: ", "Lime", " Line?") == []
     else:
         kind = {"five": "int", "function": "function", "Outer": "another class"}[name]
         assert lacks(line, name, kind, "Protocol", "DatagramProtocol", "Factory") == []

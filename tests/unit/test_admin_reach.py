@@ -133,7 +133,7 @@ def test_certificates_of_those_that_sign_are_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="more than 100 certificates"):
         read_clients(str(path))
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"ca.pem: no certificate in PEM form"):
+    with pytest.raises(ValueError, match=r"ca\.pem: .*\bPEM\b"):
         read_clients(str(path))
 
 

@@ -406,7 +406,7 @@ def test_what_serve_cannot_load_is_one_line_however_often() -> None:
 
 
 def test_a_wrong_address_of_serve_is_named_as_it_was_written() -> None:
-    assert mistake("--serve", f"{THIS}:Line=99999").startswith(f"--serve {THIS}:Line=99999: a port is a number")
+    assert mistake("--serve", f"{THIS}:Line=99999").startswith(f"--serve {THIS}:Line=99999: ")
 
 
 def test_a_use_is_loaded_by_name_or_from_where_it_says() -> None:

@@ -140,7 +140,7 @@ def test_a_line_of_107_bytes_is_taken_and_no_longer_one() -> None:
     assert len(longest) == 107
     assert parse_header(longest) == Header(107)
     assert parse_header(longest[:-1]) is None
-    with pytest.raises(HeaderError, match="no end of the line in 107 bytes"):
+    with pytest.raises(HeaderError, match=r"\b107 bytes"):
         parse_header(longest[:-2] + b"x\r\n")
 
 

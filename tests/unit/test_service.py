@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -199,21 +200,21 @@ def test_a_name_is_letters_digits_and_single_hyphens(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a-", "a--b", "a_b", "a b", "a\n", "é", "a.b"])
 def test_a_name_that_could_be_no_option_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name for a service or protocol"):
+    with pytest.raises(ValueError, match=re.escape(repr(name))):
         Service(name, "", streams={"line": Line})
-    with pytest.raises(ValueError, match="is no name for a service or protocol"):
+    with pytest.raises(ValueError, match=re.escape(repr(name))):
         Service("x", "", streams={name: Line})
-    with pytest.raises(ValueError, match="is no name for a service or protocol"):
+    with pytest.raises(ValueError, match=re.escape(repr(name))):
         Service("x", "", datagrams={name: Letter})
 
 
 def test_a_service_that_speaks_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="service x declares no protocol"):
+    with pytest.raises(ValueError, match=r"\bservice x\b.*\bprotocol\b"):
         Service("x", "")
 
 
 def test_one_name_for_a_stream_and_a_datagram_protocol_is_refused() -> None:
-    with pytest.raises(ValueError, match="service x gives a stream and a datagram protocol the same name"):
+    with pytest.raises(ValueError, match=r"\bservice x\b.*\bsame name\b"):
         Service("x", "", streams={"raw": Line}, datagrams={"raw": Letter})
 
 

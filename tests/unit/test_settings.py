@@ -25,7 +25,7 @@ from netsvc.options import (
     seconds,
     whole_number,
 )
-from tests.builders.facts import lacks
+from tests.builders.facts import lacks, states
 
 
 class Wanted(Options):
@@ -107,7 +107,7 @@ def test_seconds_may_be_written_as_minutes_hours_and_days(value: str, wanted: fl
     "value", ["367d", "0m", "m", "-1m", "1e3m", "1m30s", "10 min", "\u0661m", f"{'9' * 10}d", "1." + "1" * 10 + "h"]
 )
 def test_times_beyond_the_bounds_or_in_other_forms_are_refused(value: str) -> None:
-    with pytest.raises(ValueError, match=r"^seconds from 0\.1 to 31622400, or with m, h, d \(10m\)$"):
+    with pytest.raises(ValueError, match=r"\bseconds\b.* 0\.1 to 31622400\b.*\bm, h, d\b"):
         seconds(0.1, 366 * 86400)(value)
 
 
@@ -134,7 +134,7 @@ def test_a_byte_count_may_have_a_unit(value: object, wanted: int) -> None:
     "value", ["0", "1025", "2K", "", "K", "b", "1T", "1 K", "-1", "1.5K", "0x10", "²", None, True, "9" * 5000, "1KK"]
 )
 def test_a_byte_count_beyond_its_bounds_or_none_at_all_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^bytes from 1 to 1024, or with K, M, G \(64K\)$"):
+    with pytest.raises(ValueError, match=r"\bbytes\b.* 1 to 1024\b.*\bK, M, G\b"):
         byte_count(1, 1024)(value)
 
 
@@ -149,7 +149,7 @@ def test_an_encoding_is_any_text_encoding_under_its_usual_name(value: str, wante
     "value", ["", "klingon", "base64", "rot13", "zlib", "idna", "punycode", "undefined", "a\x00b", "\udcff", None]
 )
 def test_what_is_no_text_encoding_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^the name of a text encoding, such as utf-8, gbk or latin-1$"):
+    with pytest.raises(ValueError, match=r"\bencoding\b.*\butf-8\b"):
         encoding(value)
 
 
@@ -287,11 +287,13 @@ def test_an_option_method_that_calls_int_says_it_as_well() -> None:
 
     with pytest.raises(UserError) as raised:
         parse_settings(Own, {"level": "x"})
-    assert raised.value.errors == ("--level x: a whole number",)
+    [line] = raised.value.errors
+    assert states(line, "--level x: ", "number")
 
 
 def test_a_wrong_value_is_shown_as_one_printable_line() -> None:
-    assert errors({"size": "a\n\x1b[2J"}) == (r"--x-size a\n\x1b[2J: bytes from 1 to 1024, or with K, M, G (64K)",)
+    [line] = errors({"size": "a\n\x1b[2J"})
+    assert line.isprintable() and states(line, r"--x-size a\n\x1b[2J: ", "1 to 1024")
 
 
 def test_post_options_judges_all_settings_together_and_names_options_as_they_were_written() -> None:
@@ -311,9 +313,8 @@ def test_settings_that_are_right_only_together_are_right() -> None:
 
 
 def test_post_options_is_not_asked_about_wrong_settings() -> None:
-    assert errors({"loud": True, "text": "hush", "size": "0"}) == (
-        "--x-size 0: bytes from 1 to 1024, or with K, M, G (64K)",
-    )
+    [line] = errors({"loud": True, "text": "hush", "size": "0"})
+    assert states(line, "--x-size 0: ", "1 to 1024")
 
 
 def test_parsing_one_set_of_settings_leaves_the_class_as_it_was() -> None:
