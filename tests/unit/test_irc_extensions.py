@@ -6,6 +6,7 @@ import pytest
 
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.irc.message import IrcMessage, parse_message
+from netsvc.services.chat.store.interface import StoreLimits
 from tests.builders.chat import account, build_core
 from tests.builders.irc import IrcClient, command, irc_client
 
@@ -159,6 +160,13 @@ def test_the_clients_of_an_account_share_read_markers(core: ChatCore) -> None:
     again.authenticate("ann", "correct horse")
     again.sends("NICK ann3", "USER a 0 * :a", "CAP END")
     assert messages(again.sends("MARKREAD #den"))[-1].params == ("#den", later)
+
+
+def test_an_account_has_so_many_markers(core: ChatCore) -> None:
+    most = StoreLimits().markers
+    for number in range(most + 5):
+        core.markers.advance("ann", f"#r{number}", 1)
+    assert [core.markers.get("ann", f"#r{number}") for number in (4, 5, most)] == [0, 1, 1]
 
 
 def test_a_close_watcher_hears_how_a_member_is(core: ChatCore) -> None:

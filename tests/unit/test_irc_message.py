@@ -36,6 +36,7 @@ from netsvc.services.chat.irc.message import (
         ("@a=b\\ :me PING", IrcMessage("PING", (), {"a": "b"}, "me")),
         ("@a=\\x;=;;b!=c PING", IrcMessage("PING", (), {"a": "x"})),
         ("001 a", IrcMessage("001", ("a",))),
+        ("MODE #a +b x\ry\0z :\rlast", IrcMessage("MODE", ("#a", "+b", "xyz", "last"))),
         ("MODE " + " ".join("abcdefghijklmnopq"), IrcMessage("MODE", tuple("abcdefghijklmno"))),
     ],
 )

@@ -560,7 +560,7 @@ class ChatCore:
             self.congestion.admit({archive}, new.text)
         else:
             self.congestion.caught_up(archive)
-        self.congestion.admit(room.members.keys(), room.name, member.name, new.text)
+        self.congestion.admit(room.members.keys(), room.name, member.name, new.text, tags)
         archive.append(member, room, new, tags)
         member.spoke = self.now()
 

@@ -7,6 +7,7 @@ import ipaddress
 from netsvc.services.chat.moderation import BanTarget
 from netsvc.services.chat.names import name_key
 from netsvc.services.chat.rules import BAN, MUTE, Effect
+from netsvc.services.chat.text import clean_text
 
 __all__ = ["ban_target", "full_mask", "shown_mask"]
 
@@ -25,7 +26,7 @@ def full_mask(text: str) -> str:
 
 def ban_target(effect: Effect, text: str) -> BanTarget:
     """Return whom a mask is for."""
-    text = text[:LONGEST_MASK]
+    text = clean_text(text[:LONGEST_MASK])
     if text.startswith("~m:"):
         # An exception is one from bans and mutes.
         return ban_target(MUTE if effect == BAN else effect, text[3:])

@@ -108,11 +108,12 @@ def parse_message(line: bytes | None) -> IrcMessage:
     source = ""
     if text[:1] == ":":
         source, _, text = text[1:].partition(" ")
-    head, colon, last = text.partition(" :")
-    words = [word for word in head.replace("\0", "").split(" ") if word]
+    # Some clients end a line at a CR alone: none may get to others.
+    head, colon, last = text.replace("\0", "").replace("\r", "").partition(" :")
+    words = [word for word in head.split(" ") if word]
     if not words or not _COMMAND.fullmatch(words[0]):
         raise IrcMessageError("form", "this is no IRC message")
-    params = [*words[1:], *([last.replace("\0", "").replace("\r", "")] if colon else [])]
+    params = [*words[1:], *([last] if colon else [])]
     return IrcMessage(words[0].upper(), tuple(params[:15]), _parse_tags(written), source)
 
 

@@ -109,16 +109,11 @@ def _nick(session: IrcSession, message: IrcMessage) -> None:
             # Clients send their name before they log in to its account.
             session.nick = nick
         else:
-            session.reply("433", _word(nick), str(error))
+            session.reply("433", nick[:100], str(error))
     except ChatError as error:
-        session.reply("432", _word(nick), str(error))
+        session.reply("432", nick[:100], str(error))
     else:
         _register(session)
-
-
-def _word(text: str) -> str:
-    """Return what a client has sent as a parameter in the middle of a line."""
-    return re.sub(r"\s", "_", text[:100]).lstrip(":") or "*"
 
 
 def _user(session: IrcSession, message: IrcMessage) -> None:

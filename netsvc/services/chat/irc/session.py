@@ -133,8 +133,10 @@ class IrcSession:
     # What it is sent.
 
     def reply(self, code: str, *params: str) -> None:
-        """Answer with a numeric; the last parameter may have spaces."""
-        self.answer(format_message(code, self.name, *params, source=self.server))
+        """Answer with a numeric; the last parameter may have spaces. What a client wrote is made fit for the others."""
+        *middle, last = params
+        words = [each if each and " " not in each and each[0] != ":" else _word(each) for each in middle]
+        self.answer(format_message(code, self.name, *words, last, source=self.server))
 
     def fail(self, command: str, code: str, *params: str) -> None:
         """Answer with a standard reply. All clients get these, as no numeric would say as much."""
@@ -335,6 +337,10 @@ class IrcSession:
     def mask(self, member: Member) -> str:
         """Return a member as `nick!user@host`."""
         return self.form.mask(member.name, member.source)
+
+
+def _word(text: str) -> str:
+    return text.replace(" ", "_").lstrip(":") or "*"
 
 
 class Batch:

@@ -10,6 +10,7 @@ from netsvc.services.chat.irc.session import IrcSession
 from netsvc.services.chat.irc.support import MOST_TARGETS
 from netsvc.services.chat.names import ChatError, EmptyTextError
 from netsvc.services.chat.room import Member
+from netsvc.services.chat.text import clean_text
 
 __all__ = ["STATE_COMMANDS", "TALKING_COMMANDS"]
 
@@ -18,7 +19,7 @@ def _client_tags(session: IrcSession, message: IrcMessage) -> str:
     """Return the tags that are for other clients."""
     if not session.has("message-tags"):
         return ""
-    return join_tags({key: value for key, value in message.tags.items() if key.startswith("+")})
+    return join_tags({key: clean_text(value) for key, value in message.tags.items() if key.startswith("+")})
 
 
 def _privmsg(session: IrcSession, message: IrcMessage) -> None:
