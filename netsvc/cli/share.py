@@ -90,7 +90,8 @@ def command(
         def announce(number: int, start: str) -> None:
             host = "127.0.0.1" if local else lan_address()
             print_address(f"http://{host_port(host, number)}{start}", show_qr=show_qr)
-            click.echo("netsvc: sharing until Ctrl-C" + " or one download" * once, err=True)
+            ends = ["Ctrl-C", *["one download"] * once, *([] if lasting is None else [f"{lasting:g} s have passed"])]
+            click.echo(f"netsvc: sharing until {' or '.join(ends)}", err=True)
 
         address = f"127.0.0.1:{port}" if local else str(port)
         downloads = Downloads(on_terminal=sys.stderr.isatty())
