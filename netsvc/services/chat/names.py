@@ -33,6 +33,8 @@ _MARKS = ("Mn", "Mc", "Me")
 _STRUCTURE = frozenset('()[]<>{}:;,!?*@#&/\\"')
 #: Of these, what would let a name that only looks like them forge a line.
 _FORGING = frozenset("()[]<>:*/#")
+#: Marks that are drawn through a letter or around it, of no living script: a font without them shows the letter alone.
+_OVERLAYS = frozenset(map(chr, (*range(0x0334, 0x0339), 0x0488, 0x0489, *range(0x20D0, 0x20F1))))
 #: What a sequence of several code points that is one emoji has, and no other text in a name: see `_without_emoji`.
 _EMOJI_PARTS = re.compile("[\u200d\u20e3\ufe0f\U000e0020-\U000e007f]")
 #: Marks on one letter beyond those it is composed with. Two are enough for living scripts; more would cover the
@@ -134,7 +136,7 @@ def _refused(name: str) -> str | None:
         for character in part:
             looks_like = frozenset() if character.isascii() else frozenset(skeleton(character))
             is_mark = unicodedata.category(character) in _MARKS
-            if character in INVISIBLE or (looks_like & _FORGING and not is_mark):
+            if character in INVISIBLE or character in _OVERLAYS or (looks_like & _FORGING and not is_mark):
                 return character
     return None
 
