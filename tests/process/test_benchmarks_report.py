@@ -156,7 +156,7 @@ def test_only_a_checkout_is_compared_with(tmp_path: Path, capsys: pytest.Capture
 def test_the_command_lists_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert (
-        "echo-64     netsvc, netsvc, no limits, netsvc, every limit, Twisted, netsvc's reactor, asyncio, uvloop, C\n"
+        "echo-64     netsvc, netsvc, no limits, netsvc, every limit, Twisted, netsvc's reactor, asyncio, uvloop, C"
         in capsys.readouterr().out
     )
 
