@@ -519,7 +519,8 @@ class Stream(Protocol):
             self.close()
         elif isinstance(raised, _EndlessError):
             what = "reads on at the end of what its peer sends, or writes on to a lost connection: leave the loop there"
-            raise RuntimeError(f"the coroutine {what}") from raised
+            # Its own lines are the ones to show.
+            raise RuntimeError(f"the coroutine {what}").with_traceback(raised.__traceback__) from None
         else:
             raise raised
 

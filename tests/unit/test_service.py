@@ -144,6 +144,17 @@ def test_what_makes_no_datagram_protocol_is_a_type_error(source: Any) -> None:
         datagram_protocol(source, "core")
 
 
+@pytest.mark.parametrize("make", [stream_factory, datagram_protocol])
+def test_what_a_function_returns_instead_is_named_by_its_class(make: Any) -> None:
+    class Core:
+        def __repr__(self) -> str:
+            return "long" * 1000
+
+    with pytest.raises(TypeError, match="Core") as caught:
+        make(lambda *core: core[0], Core())
+    assert "long" not in str(caught.value)
+
+
 def test_a_service_lists_its_protocols_streams_first() -> None:
     verifyObject(INetworkService, DECLARED)
     assert list(DECLARED.protocols.items()) == [("line", "stream"), ("letter", "datagram")]
