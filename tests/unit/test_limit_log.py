@@ -36,8 +36,8 @@ def reads(reading: Callable[[Stream], Awaitable[Any]]) -> Service:
 
 
 LIMITED = {
-    "line": (reads(lambda stream: stream.read_line(5)), b"123456\n", 5, "read_line"),
-    "default": (reads(lambda stream: stream.read_line()), b"x" * 8194, 8192, "read_line"),
+    "line": (reads(lambda stream: stream.read_line(5)), b"123456\n", 5, "the service's limit"),
+    "default": (reads(lambda stream: stream.read_line()), b"x" * 8194, 8192, "the service's limit"),
     "delimiter": (reads(lambda stream: stream.read_until(b";", 5)), b"123456;", 5, "limit"),
     "frame": (reads(lambda stream: stream.read_frame(2, 5)), b"\x00\x06123456", 5, "limit"),
     "varint": (reads(lambda stream: stream.read_varint_frame(5)), b"\x06123456", 5, "limit"),
