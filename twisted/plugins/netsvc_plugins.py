@@ -13,5 +13,5 @@ guard = EndpointPrefix("guard", "netsvc.embedded.endpoint.guarded_endpoint")
 
 echo = ServicePlugin("echo", "netsvc.services.echo:service", "Send back what it receives (RFC 862)")
 reply = ServicePlugin("reply", "netsvc.services.reply:service", "Answer everything with a fixed text")
-chat = ServicePlugin("chat", "netsvc.services.chat:service", "Chat rooms for nc, telnet and clients of IRC")
+chat = ServicePlugin("chat", "netsvc.services.chat:service", "Chat rooms for nc, telnet, clients of IRC and browsers")
 files = ServicePlugin("files", "netsvc.services.files:service", "Send files from below one directory")
