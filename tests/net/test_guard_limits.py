@@ -252,7 +252,7 @@ def test_the_limits_of_the_process_have_defaults_and_a_service_has_its_own() -> 
     chat = Level("chat", parse_limits({"idle": 5}), guard.clock, own)
     factory = guard.wrap(Factory.forProtocol(Protocol), "chat line", chat)
     assert isinstance(factory, GuardedFactory)
-    assert [value for value, _ in factory.watched] == [None, 5, None, None]
+    assert [value for value, _ in factory.watched] == [None, 5, None, None, guard.process.limits["keepalive"]]
 
 
 def test_a_file_of_addresses_that_is_not_there_is_told_of(tmp_path: Any) -> None:

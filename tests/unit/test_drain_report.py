@@ -36,7 +36,7 @@ class DrainedServices:
 
     def __init__(self, **deadlines: float) -> None:
         self.clock = Clock()
-        self.guard = Guard(self.clock, dict.fromkeys(("handshake", "idle", "perip", "periprate")))
+        self.guard = Guard(self.clock, dict.fromkeys(("handshake", "idle", "keepalive", "perip", "periprate")))
         self.deadlines = deadlines
         self.fronts = {name: self.guard.wrap(Factory.forProtocol(Protocol), f"{name} tcp") for name in deadlines}
         self.guests = self.guard.wrap(Factory.forProtocol(Protocol), "guest 1")
