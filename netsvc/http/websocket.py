@@ -322,8 +322,9 @@ class WebSocketLines(WebSocket):
     def __init__(self, protocol: Protocol, limits: WebSocketLimits | None = None) -> None:
         super().__init__(limits)
         self.protocol = protocol
-        #: Send lines, each with its end.
+        #: Send lines, each with its end; and such that many others are sent as well (see `netsvc.reactor.streams`).
         self.write: Callable[[bytes], None] = _drop
+        self.write_at_once: Callable[[bytes], None] = _drop
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -332,7 +333,9 @@ class WebSocketLines(WebSocket):
 
     def opened(self, is_binary: bool) -> None:
         """Connect the protocol."""
-        self.write = _line_writer(self._below.write, _FINAL_BINARY if is_binary else _FINAL_TEXT)
+        first, write = _FINAL_BINARY if is_binary else _FINAL_TEXT, self._below.write
+        self.write = _line_writer(write, first)
+        self.write_at_once = _line_writer(getattr(self._below, "write_at_once", write), first)
         self.protocol.makeConnection(self)
 
     def messages_received(self, messages: list[tuple[bytes, bool]]) -> None:
@@ -345,7 +348,7 @@ class WebSocketLines(WebSocket):
 
     def close(self, code: int = _NORMAL, reason: str | None = None) -> None:
         """See `WebSocket.close`."""
-        self.write = _drop
+        self.write = self.write_at_once = _drop
         super().close(code, reason)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:

@@ -144,7 +144,7 @@ def test_records_come_back_as_they_were_put(kit: Kit) -> None:
 def test_a_removed_room_takes_its_messages_and_markers_with_it(kit: Kit) -> None:
     kit.ask(kit.store.put(DEN, ANN))
     (said,) = kit.say("a", account="ann")
-    kit.ask(kit.store.mark("ann", "den", said.id))
+    kit.ask(kit.store.mark("ann", "#den", said.id))
     kit.ask(kit.store.remove(DEN))
     assert kit.read() == []
     assert kit.ask(kit.store.marks("ann")) == {}

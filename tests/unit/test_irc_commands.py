@@ -14,6 +14,7 @@ from netsvc.services.chat.irc.commands import IRC_COMMANDS
 from netsvc.services.chat.store.interface import StoreError
 from tests.builders.chat import PASSWORD, Client, account, build_core
 from tests.builders.irc import IrcClient, command, irc_client
+from tests.builders.web import WebClient
 
 #: What `ann`, who operates #den where `bob` is, too, is answered.
 ANSWERS = [
@@ -546,3 +547,24 @@ def test_whatever_a_client_sends_fails_in_no_other_way(lines: list[bytes]) -> No
         ann.protocol.dataReceived(b"@label=x " + line + b"\n")
     ann.clock.advance(100)
     ann.sees()
+
+
+@pytest.mark.parametrize("kind", [IrcClient, WebClient])
+def test_one_who_does_not_read_is_cut_off_and_the_others_do_not_wait(kind: type[IrcClient]) -> None:
+    core = build_core(send_bytes=1024)
+    slow, ann, bob = (kind(core).register(name) for name in ("slow", "ann", "bob"))
+    for each in (slow, ann, bob):
+        each.sends("JOIN #den")
+    below = getattr(slow.protocol, "below", slow.transport)
+    below.producer.pauseProducing()
+    slow.sees()
+    count = 0
+    while not (getattr(below, "aborted", False) or below.disconnected):
+        count += 1
+        assert count < 100
+        bob.sees()
+        ann.sends(f"PRIVMSG #den :{'x' * 100}")
+        core.context.reactor.advance(1)
+        assert any(" PRIVMSG #den " in line for line in bob.sees())
+    assert 5 < count <= 10
+    assert slow.sees() == []

@@ -27,7 +27,7 @@ class IrcChat(ChatConnection[IrcMessage | IrcMessageError]):
         self._splitter = MessageSplitter()
         self._is_fresh = True
         self._unregistered: Any = None
-        self.session = IrcSession(self._core, self, self._outbox.send)
+        self.session = IrcSession(self._core, self, self._outbox)
 
     def _greet(self) -> None:
         self._unregistered = self._core.context.reactor.callLater(REGISTRATION, self._registration_failed)

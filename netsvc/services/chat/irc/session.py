@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from netsvc.base.bucket import Bucket
+from netsvc.services.chat.connection import Outbox
 from netsvc.services.chat.core import ChatCore
 from netsvc.services.chat.events import (
     Acted,
@@ -70,14 +71,14 @@ class Labelled:
 
 
 class IrcSession:
-    """One client. `send` is called with the bytes of lines; `over` says that the connection is to be closed."""
+    """One client, whose lines go into `outbox`; `over` says that the connection is to be closed."""
 
-    def __init__(self, core: ChatCore, outlet: Outlet, send: Callable[[bytes], object]) -> None:
+    def __init__(self, core: ChatCore, outlet: Outlet, outbox: Outbox) -> None:
         self.core = core
         self.outlet = outlet
         self.options = core.options
         self.server: str = core.options["irc-name"]
-        self._send = send
+        self._outbox = outbox
         now = core.context.reactor.seconds()
         self.bucket = Bucket(core.options["rate"], core.options["burst"], now)
         self.member: Member | None = None
@@ -175,6 +176,10 @@ class IrcSession:
         self._batches += 1
         return Batch(self, f"b{self._batches}", kind, params)
 
+    def _send(self, data: bytes) -> None:
+        # Not kept: the outbox replaces it as the transport fills and empties.
+        self._outbox.send(data)
+
     # What happens.
 
     def deliver(self, event: Event) -> None:
@@ -183,7 +188,7 @@ class IrcSession:
         if data is None:
             data = self.form.render(event)
         if data and not self._echoes:
-            self._send(data)
+            self._outbox.send_event(data)
             return
         for each in event.events if isinstance(event, Several) else (event,):
             self._deliver_one(each)

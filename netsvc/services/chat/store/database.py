@@ -387,7 +387,7 @@ class Database:
             if isinstance(record, RoomRecord):
                 execute("DELETE FROM room WHERE key = ?", (record.key,))
                 self._delete("room = ?", (record.key,))
-                execute("DELETE FROM marker WHERE room = ?", (record.key,))
+                execute("DELETE FROM marker WHERE room = ?", (f"#{record.key}",))
                 self._counts.pop(record.key, None)
             else:
                 execute("DELETE FROM account WHERE key = ?", (record.key,))

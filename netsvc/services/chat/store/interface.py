@@ -232,13 +232,15 @@ class Store(Protocol):
         """Delete all messages of an account; return their number. Fails with `StoreError`."""
 
     def mark(self, account: str, room: str, id: int) -> Deferred[None]:
-        """Keep the id up to which an account has read a room; a lower one than before changes nothing.
+        """Keep the number, such as a time, up to which an account has read a room (`#`, then its key) or a member.
+
+        A lower one than before changes nothing.
 
         Fails with `StoreError`, also if there is no such account.
         """
 
     def marks(self, account: str) -> Deferred[dict[str, int]]:
-        """Return the read markers of an account by room. Fails with `StoreError`."""
+        """Return the read markers of an account, by room or member. Fails with `StoreError`."""
 
     def trim(self) -> Deferred[int]:
         """Remove the messages that are too old or too many; return their number. Fails with `StoreError`."""

@@ -120,7 +120,7 @@ class MemoryStore:
                 self._rooms.pop(record.key, None)
                 self._logs.pop(record.key, None)
                 for markers in self._markers.values():
-                    markers.pop(record.key, None)
+                    markers.pop(f"#{record.key}", None)
             else:
                 self._accounts.pop(record.key, None)
                 self._markers.pop(record.key, None)
