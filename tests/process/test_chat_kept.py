@@ -142,6 +142,9 @@ def test_a_disk_that_takes_no_more_is_reported_to_all_and_found_to_work_again(fi
         for name, connection in (("ann", ann), ("bob", bob)):
             connection.sendall(f"/nick {name}\n".encode())
             wait_for(connection, f"you are now {name}")
+        # When it is delivered, all that was to be written before it is written, the record of the room among it.
+        ann.sendall(b"before\n")
+        wait_for(bob, "ann: before")
         # What a write beyond the limit gets is no error of a full disk: EFBIG.
         before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
         ann.sendall(b"lost\n")
@@ -154,7 +157,7 @@ def test_a_disk_that_takes_no_more_is_reported_to_all_and_found_to_work_again(fi
         wait_for(ann, "can keep messages again")
         ann.sendall(b"kept\n")
         assert "refused" not in wait_for(bob, "ann: kept")
-    assert kept(file) == ["kept"]
+    assert kept(file) == ["before", "kept"]
 
 
 def wait_for(connection: socket.socket, text: str) -> str:
