@@ -319,12 +319,14 @@ class WebSocketLines(WebSocket):
     transport below, such as `getPeerCertificate`.
     """
 
+    #: Send lines, each with its end; and such that many others are sent as well (see `netsvc.reactor.streams`).
+    write: Callable[[bytes], None]
+    write_at_once: Callable[[bytes], None] = staticmethod(_drop)
+
     def __init__(self, protocol: Protocol, limits: WebSocketLimits | None = None) -> None:
         super().__init__(limits)
         self.protocol = protocol
-        #: Send lines, each with its end; and such that many others are sent as well (see `netsvc.reactor.streams`).
-        self.write: Callable[[bytes], None] = _drop
-        self.write_at_once: Callable[[bytes], None] = _drop
+        self.write = self.write_at_once = _drop
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -333,9 +335,11 @@ class WebSocketLines(WebSocket):
 
     def opened(self, is_binary: bool) -> None:
         """Connect the protocol."""
-        first, write = _FINAL_BINARY if is_binary else _FINAL_TEXT, self._below.write
-        self.write = _line_writer(write, first)
-        self.write_at_once = _line_writer(getattr(self._below, "write_at_once", write), first)
+        first, below = _FINAL_BINARY if is_binary else _FINAL_TEXT, self._below
+        self.write = _line_writer(below.write, first)
+        # Asked of the class: TLS passes on the attributes of the transport below, which would send in plain text.
+        is_direct = hasattr(type(below), "write_at_once")
+        self.write_at_once = _line_writer(below.write_at_once if is_direct else below.write, first)
         self.protocol.makeConnection(self)
 
     def messages_received(self, messages: list[tuple[bytes, bool]]) -> None:

@@ -72,6 +72,10 @@ class TLSTransport(BufferingTLSTransport):
             protocol.readConnectionLost()
         return True
 
+    def write_at_once(self, data: bytes) -> None:
+        """Write as `write` does. Without this, the transport below would be found, and send in plain text."""
+        self.write(data)
+
     def readConnectionLost(self) -> None:
         """Do nothing: the protocol knows. See `IHalfCloseableProtocol.readConnectionLost`."""
 

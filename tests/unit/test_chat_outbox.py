@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface.verify import verifyObject
 
 from netsvc.services.chat.connection import Outbox
@@ -47,6 +49,30 @@ def test_it_is_the_transports_push_producer(world: FilledOutbox) -> None:
 def test_bytes_go_straight_through_while_the_transport_takes_them(world: FilledOutbox) -> None:
     world.box.send(b"x" * 100)
     assert world.transport.value() == b"x" * 100
+
+
+class DirectTransport(StringTransport):
+    """A transport such as those of the fast reactor."""
+
+    def write_at_once(self, data: bytes) -> None:
+        self.write(b"now:" + data)
+
+
+class UpperCase(ProtocolWrapper):
+    """A layer that changes what is written, as TLS does, and passes on the attributes of the transport below."""
+
+    def write(self, data: bytes) -> None:
+        super().write(data.upper())
+
+
+def test_events_are_sent_at_once_where_the_transport_can_but_never_past_a_layer_above_it() -> None:
+    world = FilledOutbox(DirectTransport())
+    world.box.send_event(b"event")
+    assert world.transport.value() == b"now:event"
+    layer: Any = UpperCase(WrappingFactory(Factory.forProtocol(Protocol)), Protocol())
+    layer.makeConnection(DirectTransport())
+    FilledOutbox(layer).box.send_event(b"event")
+    assert layer.transport.value() == b"EVENT"
 
 
 def test_bytes_are_held_up_to_the_limit_and_sent_joined(world: FilledOutbox) -> None:

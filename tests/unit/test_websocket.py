@@ -96,6 +96,14 @@ def texts(events: list[Event]) -> list[Any]:
     return [event.data for event in events if isinstance(event, Message)]
 
 
+def test_an_event_passes_a_layer_such_as_tls_as_everything_does(client: Client) -> None:
+    # A layer has the attributes of the transport below, which its class does not have.
+    vars(client.transport)["write_at_once"] = None
+    client.open()
+    client.protocol.transport.write_at_once(b"event\r\n")
+    assert texts(client.take()) == ["event"]
+
+
 class TestHandshake:
     def test_the_key_is_answered_and_the_subprotocol_that_the_client_likes_best_is_chosen(self, client: Client) -> None:
         headers = client.open(Sec_WebSocket_Protocol="chat, binary.ircv3.net, text.ircv3.net")

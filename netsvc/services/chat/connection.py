@@ -62,8 +62,10 @@ class Outbox:
         #: Whether it holds what is sent, and since when.
         self.full = False
         self._since = 0.0
-        # The fast reactor's transports have it.
-        self._send_event: Callable[[bytes], object] = getattr(transport, "write_at_once", transport.write)
+        # The fast reactor's transports have it. Asked of the class: a wrapper, such as TLS, passes on the attributes of
+        # the transport below, which would send in plain text.
+        is_direct = hasattr(type(transport), "write_at_once")
+        self._send_event: Callable[[bytes], object] = transport.write_at_once if is_direct else transport.write
         #: Send an answer, and an event that many others are sent as well; never raise, never block. They are replaced
         #: as the transport fills and empties.
         self.send: Callable[[bytes], object] = transport.write
