@@ -2,6 +2,9 @@
 
 Both are of Linux, and neither needs a copy of the socket's state. Python wraps recvmsg(2), which makes a list, a tuple
 and the text of an address for each datagram; recvmmsg fills memory that is made once.
+
+Where there is the C extension, it receives, and it also sends the answers to what was received together, with
+sendmmsg(2).
 """
 
 from __future__ import annotations
@@ -18,12 +21,21 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from netsvc.reactor.extension import native
 from netsvc.reactor.pktinfo import CONTROL_ROOM
 
-__all__ = ["BATCH", "MOST_IN_SERIES", "MOST_SERIES_BYTES", "Received", "make_receiver", "series_control"]
+__all__ = [
+    "BATCH",
+    "MOST_IN_SERIES",
+    "MOST_SERIES_BYTES",
+    "Received",
+    "make_datagrams",
+    "make_receiver",
+    "series_control",
+]
 
 #: Datagrams that are received at a time.
-BATCH = 8
+BATCH: int = 8 if native is None else native.BATCH
 #: Bytes for one datagram, the longest of which has 65,527, and for its address, a `sockaddr_in6`.
 _ROOM, _NAME_ROOM = 65536, 28
 #: Addresses of peers that are kept in Python's form.
@@ -152,13 +164,22 @@ def _memory(family: int) -> _Memory | None:
     return _Memory(receive, area, base + headers, slice(headers, end), area[headers:end], tuple(slots), parts)
 
 
+def _is_udp(bound: Any) -> bool:
+    return isinstance(bound, socket.socket) and bound.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def make_datagrams(bound: Any, *, controls: bool) -> Any:
+    """Return a `netsvc.reactor.native.Datagrams` for a UDP socket; None if it is not one, or without the extension."""
+    return native.Datagrams(bound, controls) if native is not None and _is_udp(bound) else None
+
+
 def make_receiver(bound: Any, *, controls: bool) -> Callable[[], list[Received]] | None:
     """Return what receives up to `BATCH` datagrams of a UDP socket; None if it is not such a socket, or not possible.
 
     Fewer than `BATCH` mean that no more wait. Ancillary data is returned if `controls`, with zeros behind it. Raises
     `OSError`.
     """
-    if not isinstance(bound, socket.socket) or bound.family not in (socket.AF_INET, socket.AF_INET6):
+    if not _is_udp(bound):
         return None
     memory = _memory(bound.family)
     if memory is None:

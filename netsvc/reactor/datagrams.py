@@ -20,7 +20,15 @@ from twisted.internet import base, udp, unix
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
-from netsvc.reactor.batch import BATCH, MOST_IN_SERIES, MOST_SERIES_BYTES, Received, make_receiver, series_control
+from netsvc.reactor.batch import (
+    BATCH,
+    MOST_IN_SERIES,
+    MOST_SERIES_BYTES,
+    Received,
+    make_datagrams,
+    make_receiver,
+    series_control,
+)
 from netsvc.reactor.pktinfo import (
     CONTROL_ROOM,
     Source,
@@ -124,6 +132,10 @@ class _BatchMixin:
     beside: set[Any] | frozenset[Any] = frozenset()
     #: When a read error was logged last.
     _read_error_logged_at = -math.inf
+    #: With the C extension, what receives, and collects answers until the end of a turn; and during one its `collect`.
+    _datagrams: Any = None
+    _collect: Any = None
+    _collects = True
 
     #: Monotonic seconds, for the length of a turn.
     turn_clock = staticmethod(monotonic)
@@ -134,8 +146,18 @@ class _BatchMixin:
 
     def read_batch(self, limit: float = TURN_SECONDS) -> bool:
         """Read `DATAGRAMS_A_TURN` datagrams at most, for about `limit` seconds; return whether there may be more."""
-        if self.sessions is not None:
-            return self._read_limited(limit)
+        read = self._read_unlimited if self.sessions is None else self._read_limited
+        datagrams = self._datagrams
+        if datagrams is None or not self._collects:
+            return read(limit)
+        self._collect = datagrams.collect
+        try:
+            return read(limit)
+        finally:
+            self._collect = None
+            self._send_collected()
+
+    def _read_unlimited(self, limit: float) -> bool:
         protocol, receive = self.protocol, self._receive
         now = self.turn_clock
         end = now() + limit
@@ -286,6 +308,21 @@ class _BatchMixin:
         else:
             self.sessions.fail(address)
 
+    def _send_collected(self) -> None:
+        """Send the answers that were collected, with one call of the system; before anything else is sent."""
+        if self._datagrams is None:
+            return
+        for datagram, sockaddr, source, session, number in self._datagrams.flush():
+            if number in _NOT_A_SOURCE and source is not None:
+                # A broadcast address, or one that the host has no more.
+                with suppress(OSError):
+                    self.socket.sendto(datagram, sockaddr)
+                    continue
+            # It was counted when it was written.
+            if session is not None:
+                session.sent -= ONE_COUNTED + len(datagram)
+            self._drop()
+
     def _is_dropped(self, error: OSError, *, is_answer: bool) -> bool:
         """Return whether a datagram that could not be sent is dropped, as the network may do, and count it if so.
 
@@ -307,6 +344,7 @@ class _BatchMixin:
 
     def connectionLost(self, reason: Any = None) -> None:
         """Close the port, and end the sessions, unless conversations that began here go on."""
+        self._send_collected()
         if self.sessions is not None and not self.beside:
             self.sessions.close()
         super().connectionLost(reason)  # type: ignore[misc]
@@ -358,7 +396,11 @@ class UDPPort(_BatchMixin, udp.Port):
     def _begin_batches(self) -> None:
         """Receive and send several datagrams at a time, if the socket can."""
         self._sources = {}
-        receive = make_receiver(self.socket, controls=self._any_address)
+        self._datagrams = make_datagrams(self.socket, controls=self._any_address)
+        if self._datagrams is not None:
+            receive = self._datagrams.receive
+        else:
+            receive = make_receiver(self.socket, controls=self._any_address)
         if receive is not None:
             self._receive = receive  # type: ignore[method-assign]
             self._takes_series = True
@@ -372,7 +414,7 @@ class UDPPort(_BatchMixin, udp.Port):
 
     def write(self, datagram: bytes, addr: Any = None) -> Any:
         """Send a datagram, or drop it; see `IUDPTransport.write`."""
-        session = self._session
+        session, collect = self._session, self._collect
         if session is not None and addr is session.address:
             # The common case is one answer, about as long as its request, which no limit forbids.
             room, self._room = self._room, -1
@@ -381,8 +423,14 @@ class UDPPort(_BatchMixin, udp.Port):
                     return None
             elif session.granted >= 0:
                 session.unchecked -= len(datagram)
+            if collect is not None and collect(datagram, session.sockaddr, session.source, session):
+                session.sent += ONE_COUNTED + len(datagram)
+                return len(datagram)
             is_answer = True
         elif addr is self._peer:
+            if collect is not None and collect(datagram, self._peer_sockaddr, self._source(self._peer_controls), None):
+                return len(datagram)
+            self._send_collected()
             try:
                 return self._send(datagram, self._peer_sockaddr, self._source(self._peer_controls))
             except OSError as error:
@@ -395,6 +443,7 @@ class UDPPort(_BatchMixin, udp.Port):
                 session = self.sessions.known(addr)
                 if not self.sessions.may_send(addr, session, len(datagram)):
                     return None
+        self._send_collected()
         try:
             if session is None:
                 return super().write(datagram, addr)
@@ -469,6 +518,9 @@ class BesidePort(UDPPort):
     The limit `answers` does not apply to the peer, unless a user has set it: a conversation sends what was asked for.
     """
 
+    # It sends from the address that the socket is bound to, and mostly one datagram for each that it receives.
+    _collects = False
+
     def __init__(self, main: UDPPort, bound: socket.socket, protocol: Any, peer: Any) -> None:
         super().__init__(0, protocol, reactor=main.reactor)
         self._main = main
@@ -501,7 +553,6 @@ class BesidePort(UDPPort):
         return not self.sessions.lift_answers(session) and super()._is_over(session, unanswered)
 
     def _send(self, datagram: bytes, sockaddr: Any, source: Source) -> Any:
-        # The source is the one that the socket is bound to.
         return self.socket.sendto(datagram, sockaddr)
 
     def write_series(self, datagrams: bytes | memoryview, size: int, addr: Any) -> int:
@@ -517,6 +568,7 @@ class BesidePort(UDPPort):
         session = None if sessions is None else sessions.known(addr)
         is_free = session is not None and sessions.free and session.sent + count * ONE_COUNTED < session.ceiling
         taken, at_once = 0, min(MOST_IN_SERIES, MOST_SERIES_BYTES // size)
+        self._send_collected()
         while self._takes_series and at_once > 1 and count - taken > 1 and (is_free or sessions is None):
             try:
                 sent = self.socket.sendmsg(
@@ -549,6 +601,7 @@ class BesidePort(UDPPort):
         """Close the port. Its protocol can still send."""
         if not self.connected:
             return
+        self._send_collected()
         base.BasePort.connectionLost(self, reason)
         try:
             self.protocol.doStop()

@@ -104,7 +104,7 @@ def requirements() -> list[str]:
 def copy_checkout(directory: Path) -> None:
     """Copy the checkout, without what is made in it, into a directory."""
     made = shutil.ignore_patterns(
-        ".git", ".venv", ".nox", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
+        ".git", ".venv", ".nox", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache", "*.so"
     )
     shutil.copytree(ROOT, directory, ignore=made, dirs_exist_ok=True)
 

@@ -107,7 +107,7 @@ class TestRelease:
         # YAML 1.1 reads the key `on` as true.
         assert self.RELEASE[True] == {"push": {"tags": ["v*"]}}
         assert self.RELEASE["jobs"]["test"]["uses"] == "./.github/workflows/ci.yml"
-        assert set(self.RELEASE["jobs"]["publish"]["needs"]) == {"test", "build"}
+        assert set(self.RELEASE["jobs"]["publish"]["needs"]) == {"test", "build", "wheels"}
 
     def test_is_built_once_and_uploaded_as_it_was_built_without_a_secret(self) -> None:
         publishing = self.RELEASE["jobs"]["publish"]
