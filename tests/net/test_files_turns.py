@@ -13,12 +13,14 @@ import pytest
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.tcp import Server
 from zope.interface import implementer
 
 from netsvc.reactor.epoll import NetsvcReactor
 from netsvc.service import stream_factory
 from netsvc.services.files.classic import Classic
 from netsvc.services.files.core import FilesCore
+from netsvc.services.files.transport import UNSENT
 from tests.builders.files import make_core, pattern
 from tests.builders.files_server import Custom
 from tests.builders.processes import PATIENCE
@@ -124,6 +126,20 @@ def test_a_client_that_does_not_read_makes_the_reactor_do_nothing(turned: Turned
     file.__class__ = Watched
     turned.turn(STILL)
     assert (file.offset, calls) == (offset, 0)
+
+
+def test_a_large_file_leaves_in_full_segments_and_little_of_it_waits_in_the_socket(turned: Turned) -> None:
+    client = turned.ask(b"big")
+    turned.turn(STILL)
+    [connection] = [each for each in turned.reactor.getReaders() if isinstance(each, Server)]
+    options = socket.TCP_CORK, socket.TCP_NOTSENT_LOWAT
+    sent_by = connection.socket
+    assert [sent_by.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [1, UNSENT]
+    kept = sent_by.dup()
+    with kept:
+        assert turned.read(client) == pattern(16 * MIB)
+        # Otherwise the end of the file would wait for 200 ms.
+        assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == 0
 
 
 def test_no_block_waits_in_memory_behind_a_head_that_the_client_does_not_read(turned: Turned) -> None:

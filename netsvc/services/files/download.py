@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IPullProducer, ISSLTransport
 from zope.interface import implementer
 
 from netsvc.services.files.file import AHEAD, CutError, OpenFile, ReadAhead
-from netsvc.services.files.transport import can_sendfile, is_plain, write
+from netsvc.services.files.transport import begin_bulk, can_sendfile, end_bulk, is_plain, write
 
 #: Files up to this size are read and written at once: registering a producer would cost more than the file.
 SMALL = 64 * 1024
@@ -89,8 +89,8 @@ class Download:
     """
 
     __slots__ = (
-        *("_ahead", "_by_blocks", "_closes", "_eager", "_ended", "_fetched", "_file", "_is_push", "_last", "_shares"),
-        *("_transport", "_waits"),
+        *("_ahead", "_by_blocks", "_closes", "_eager", "_ended", "_fetched", "_file", "_is_bulk", "_is_push", "_last"),
+        *("_shares", "_transport", "_waits"),
     )
 
     def __init__(
@@ -119,6 +119,8 @@ class Download:
         self._eager = False
         #: Whether the kernel has refused to send this file.
         self._by_blocks = False
+        #: Whether the socket is prepared for many blocks.
+        self._is_bulk = False
 
     def start(self) -> None:
         """Begin to send. A small file that is in memory has been written when this returns."""
@@ -179,6 +181,9 @@ class Download:
         self._file.close()
 
     def _send(self, share: int) -> None:
+        if not self._is_bulk and share < self._file.left:
+            self._is_bulk = True
+            begin_bulk(self._transport)
         try:
             self._eager = send_share(self._file, self._transport, share)
         except OSError:
@@ -218,6 +223,8 @@ class Download:
 
     def _finish(self, reason: str | None) -> None:
         self._settle()
+        if self._is_bulk and is_plain(self._transport):
+            end_bulk(self._transport)
         self._transport.unregisterProducer()
         self._end(reason)
 

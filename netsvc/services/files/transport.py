@@ -8,12 +8,19 @@ at once.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.tcp import Server
 
 #: Tells the kernel that more follows at once, so that it does not send a partial segment. Linux has it.
 _MORE: int = getattr(socket, "MSG_MORE", 0)
+#: Lets the kernel hold a partial segment; bounds the bytes that the kernel keeps before it sends them. Linux has both.
+_CORK: int | None = getattr(socket, "TCP_CORK", None)
+_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
+#: Bytes of a large file that wait in a socket. The reactor comes by when half of them have been sent.
+UNSENT = 256 * 1024
 
 #: Seconds that a client has to close after we have. Less than the 4 s that a drain gives connections.
 LINGER = 2.0
@@ -49,6 +56,28 @@ def write(transport: Any, data: bytes, *, more: bool = False) -> None:
             pass
     if data:
         transport.write(data)
+
+
+def begin_bulk(transport: Any) -> None:
+    """Prepare the socket of a transport that `is_plain` for a file that takes more than one sendfile(2).
+
+    Each of them would end with a partial segment, and the acknowledgements, processed by the client's core where both
+    are on one machine, would send what waits in the socket. Together that halved the throughput over loopback.
+    """
+    _set(transport, _CORK, 1)
+    _set(transport, _LOWAT, UNSENT)
+
+
+def end_bulk(transport: Any) -> None:
+    """Send the last partial segment, which would wait for 200 ms."""
+    _set(transport, _CORK, 0)
+
+
+def _set(transport: Any, option: int | None, value: int) -> None:
+    if option is not None:
+        # A UNIX socket has neither.
+        with suppress(OSError):
+            transport.socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def half_close(transport: Any) -> bool:
