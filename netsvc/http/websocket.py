@@ -10,7 +10,6 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha1
 from http import HTTPStatus
 from typing import Any
@@ -123,6 +122,50 @@ def _authority(host: bytes) -> bytes:
     return host.removesuffix(b":80").removesuffix(b":443")
 
 
+def _measure(data: bytes, start: int) -> tuple[int, int]:
+    """Return the bytes of the frame that begins there, and those of its head; (0, 0) if it must go on for that."""
+    if len(data) < start + 2:
+        return 0, 0
+    second = data[start + 1]
+    length = second & 0x7F
+    extended = 2 if length == _SHORT else 8 if length > _SHORT else 0
+    head = 2 + extended + (4 if second & 0x80 else 0)
+    if len(data) < start + head:
+        return 0, 0
+    if extended:
+        length = int.from_bytes(data[start + 2 : start + 2 + extended], "big")
+    return head + length, head
+
+
+def _whole_message(data: bytes, start: int, head: int, size: int) -> tuple[bytes | None, bool]:
+    """Return the message in a frame, and whether it is binary; (None, False) if the frame is an unusual one.
+
+    It is usual if it is masked, and has a whole message of less than 64 KiB.
+    """
+    first = data[start : start + 1]
+    # Two bytes have a length that needs them.
+    if first not in (_FINAL_TEXT, _FINAL_BINARY) or head != (6 if size - head < _SHORT else 8):
+        return None, False
+    payload = _unmask(data, start + head, start + size)
+    is_binary = first == _FINAL_BINARY
+    return (payload, is_binary) if is_binary or _is_text(payload) else (None, False)
+
+
+def _unmask(data: bytes, start: int, stop: int) -> bytes:
+    """Return the payload of a frame, whose mask is before it (section 5.3)."""
+    size = stop - start
+    key = (data[start - 4 : start] * (size // 4 + 1))[:size]
+    return (int.from_bytes(data[start:stop], "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+
+
+def _is_text(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _frame(payload: bytes, first: bytes) -> bytes:
     """Return the frame with a whole message (RFC 6455, section 5.2); a server's frames are not masked."""
     size = len(payload)
@@ -137,8 +180,15 @@ def _frames(lines: bytes, first: bytes) -> bytes:
     return b"".join([_frame(line.removesuffix(b"\r"), first) for line in lines.split(b"\n")[:-1]])
 
 
-#: A line that many clients get is the same object for each, so its hash is known.
-_kept_frames = lru_cache(64)(_frames)
+class _Framed:
+    """The last lines that were framed, and their frames: a line that many clients get is the same object for each."""
+
+    def __init__(self) -> None:
+        self.lines = self.frames = b""
+
+
+#: By the first byte of the frames.
+_framed = {_FINAL_TEXT: _Framed(), _FINAL_BINARY: _Framed()}
 
 
 def _line_writer(send: Callable[[bytes], object], first: bytes) -> Callable[[bytes], None]:
@@ -147,13 +197,20 @@ def _line_writer(send: Callable[[bytes], object], first: bytes) -> Callable[[byt
     It is called for each line and each client, so it looks up nothing in an object.
     """
     unended = b""
+    last = _framed[first]
 
     def write(data: bytes) -> None:
         nonlocal unended
+        if data is last.lines and not unended:
+            send(last.frames)
+            return
         if unended or data[-1:] != b"\n":
             lines, end, unended = (unended + data).rpartition(b"\n")
             data = lines + end
-        send(_kept_frames(data, first) if len(data) <= _MOST_KEPT else _frames(data, first))
+        frames = _frames(data, first)
+        if len(data) <= _MOST_KEPT:
+            last.lines, last.frames = data, frames
+        send(frames)
 
     return write
 
@@ -203,6 +260,9 @@ class WebSocket:
         #: The parts of a message that has not ended, and their bytes.
         self._parts: list[bytes] = []
         self._size = 0
+        #: The beginning of a frame whose length is not known yet; and the bytes to come of one that wsproto reads.
+        self._held = b""
+        self._unread = 0
         self._was_heard = True
         self._is_asked = False
         #: The payload of a ping that could not be answered yet.
@@ -246,16 +306,55 @@ class WebSocket:
         self._was_heard = True
         if self._wire.state is ConnectionState.CLOSED:
             return
-        self._wire.receive_data(data)
         messages: list[tuple[bytes, bool]] = []
-        close: CloseConnection | None = None
+        close = self._read(self._held + data if self._held else data, messages)
+        if messages and not self._has_closed:
+            self.messages_received(messages)
+        if close is not None:
+            self.close(close.code, close.reason or None)
+            self._connection.close()
+
+    def _read(self, data: bytes, messages: list[tuple[bytes, bool]]) -> CloseConnection | None:
+        """Read frames; add the messages that are complete. Return the close, if there is one.
+
+        The usual frame, which is here as a whole and is a whole message, is read at once. wsproto reads all others.
+        """
+        start, end = 0, len(data)
+        while start < end:
+            size = self._unread
+            if not size:
+                size, head = _measure(data, start)
+                if not size:
+                    break
+                stop = start + size
+                if start + size <= end and not self._parts:
+                    payload, is_binary = _whole_message(data, start, head, size)
+                    if payload is not None:
+                        if len(payload) > self._limits.message:
+                            return self._too_big()
+                        messages.append((payload, is_binary))
+                        start += size
+                        continue
+            stop = min(start + size, end)
+            self._unread = start + size - stop
+            if close := self._parse(data[start:stop], messages):
+                return close
+            start = stop
+        self._held = data[start:]
+        return None
+
+    def _too_big(self) -> CloseConnection:
+        return CloseConnection(_TOO_BIG, f"a message has at most {self._limits.message} bytes")
+
+    def _parse(self, data: bytes, messages: list[tuple[bytes, bool]]) -> CloseConnection | None:
+        """Let wsproto read a frame, or a part of one; see `_read`."""
+        self._wire.receive_data(data)
         for event in self._wire.events():
             if isinstance(event, TextMessage | BytesMessage):
                 part = event.data.encode() if isinstance(event, TextMessage) else bytes(event.data)
                 self._size += len(part)
                 if self._size > self._limits.message:
-                    close = CloseConnection(_TOO_BIG, f"a message has at most {self._limits.message} bytes")
-                    break
+                    return self._too_big()
                 self._parts.append(part)
                 if event.message_finished:
                     messages.append((b"".join(self._parts), isinstance(event, BytesMessage)))
@@ -265,13 +364,8 @@ class WebSocket:
                 self._answer_ping()
             elif isinstance(event, CloseConnection):
                 # What wsproto finds wrong in a frame, it reports in the same way; then the code says what is wrong.
-                close = event
-                break
-        if messages and not self._has_closed:
-            self.messages_received(messages)
-        if close is not None:
-            self.close(close.code, close.reason or None)
-            self._connection.close()
+                return event
+        return None
 
     def client_done(self) -> None:
         """Close: the client has closed its side; see `Exchange.switch`."""

@@ -104,6 +104,35 @@ def test_an_event_passes_a_layer_such_as_tls_as_everything_does(client: Client) 
     assert texts(client.take()) == ["event"]
 
 
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """A frame, most often one of a client with a text."""
+    first = draw(st.sampled_from([0x81, 0x81, 0x81, 0x82, 0x01, 0x00, 0x80, 0x89, 0x8A, 0x88, 0xC1, 0x83]))
+    payload = draw(st.one_of(st.text(max_size=90).map(str.encode), st.binary(max_size=140)))
+    extended = draw(st.sampled_from([len(payload) > 125, len(payload) > 125, True]))
+    length = b"\xfe" + len(payload).to_bytes(2, "big") if extended else bytes([0x80 | len(payload)])
+    mask = draw(st.binary(min_size=4, max_size=4))
+    masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    return bytes([first]) + length + mask + masked
+
+
+def read_by_wsproto(data: bytes) -> tuple[bytes, list[int]]:
+    """What is received of these frames as lines, and the code of the close."""
+    wire = Connection(ConnectionType.SERVER)
+    wire.receive_data(data)
+    got, message, codes = b"", b"", []
+    for event in wire.events():
+        if isinstance(event, Message):
+            message += event.data.encode() if isinstance(event, TextMessage) else bytes(event.data)
+            if event.message_finished:
+                got += message.rstrip(b"\r\n") + b"\r\n"
+                message = b""
+        elif isinstance(event, CloseConnection):
+            codes.append(int(event.code))
+            break
+    return got, codes
+
+
 class TestHandshake:
     def test_the_key_is_answered_and_the_subprotocol_that_the_client_likes_best_is_chosen(self, client: Client) -> None:
         headers = client.open(Sec_WebSocket_Protocol="chat, binary.ircv3.net, text.ircv3.net")
@@ -257,6 +286,23 @@ class TestMessages:
                 client.transport.protocol.dataReceived(data[:size])
                 data = data[size:]
         assert client.protocol.got == "".join(f"{line}\r\n" for line in lines).encode()
+
+    @given(
+        pieces=st.lists(st.one_of(frames(), frames(), st.binary(max_size=20)), max_size=6),
+        sizes=st.lists(st.integers(1, 200), min_size=1, max_size=30),
+    )
+    def test_every_frame_is_read_as_wsproto_reads_it(self, pieces: list[bytes], sizes: list[int]) -> None:
+        client = Client(Lines(answers=False))
+        client.open()
+        # The head of a frame is judged when it is complete: pongs follow.
+        rest = b"".join(pieces) + b"\x8a\x80mask" * 3
+        expected, codes = read_by_wsproto(rest)
+        while rest:
+            for size in sizes:
+                client.transport.protocol.dataReceived(rest[:size])
+                rest = rest[size:]
+        assert client.protocol.got == expected
+        assert [event.code for event in client.take() if isinstance(event, CloseConnection)] == codes
 
     @given(data=st.binary(max_size=400))
     def test_whatever_is_sent_raises_nothing(self, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
@@ -69,6 +69,7 @@ class NameTakenError(ChatError):
     """A name is another member's or account's, or looks like it."""
 
 
+@lru_cache(maxsize=2048)
 def name_key(name: str) -> str:
     """Return the key of a name: equal for two names exactly if they differ in case and Unicode form only."""
     key, previous = name, ""

@@ -90,7 +90,8 @@ class Detail(IntFlag):
 
 def plain(text: str) -> str:
     """Return a text without IRC's codes for colours and type faces."""
-    return _FORMATTING.sub("", text)
+    # Most texts have none.
+    return text if text.isprintable() else _FORMATTING.sub("", text)
 
 
 def irc_time(seconds: float) -> str:
@@ -120,6 +121,11 @@ class IrcForm:
     def __init__(self, server: str, details: Detail, now: Callable[[], float]) -> None:
         self.server = server
         self.details = details
+        # Read for each message; to ask an IntFlag costs as much as the rest of its tags.
+        self._has_time = bool(details & Detail.TIME)
+        self._has_account = bool(details & Detail.ACCOUNT_TAG)
+        self._has_tags = bool(details & Detail.TAGS)
+        self._is_bare = not (self._has_time or self._has_account or self._has_tags)
         self._now = now
 
     def render(self, event: Event) -> bytes:
@@ -139,15 +145,15 @@ class IrcForm:
 
     def tags(self, event: Event, extra: str = "", *, is_first: bool = True) -> str:
         """Return the tags of an event. A message in several lines has its id in the first one."""
-        details = self.details
+        if self._is_bare:
+            return extra
         parts = [extra] if extra else []
-        if details & Detail.TIME:
+        if self._has_time:
             parts.append(f"time={irc_time(getattr(event, 'time', 0) or self._now())}")
         source = event.source
-        account = source.account if source is not None else getattr(event, "account", "")
-        if details & Detail.ACCOUNT_TAG and account:
+        if self._has_account and (account := source.account if source is not None else getattr(event, "account", "")):
             parts.append(f"account={account}")
-        if details & Detail.TAGS:
+        if self._has_tags:
             if source is not None and source.is_bot:
                 parts.append("bot")
             if is_first and (id := message_id(event)):
@@ -168,7 +174,9 @@ class IrcForm:
         head = f":{self.mask(event.name, event.source)} {command} {target} :"
         begin, end = ("\x01ACTION ", "\x01") if acted else ("", "")
         room = LONGEST_LINE - 2 - len(head.encode("utf-8", "replace")) - len(begin) - len(end)
-        for number, part in enumerate(_parts(text, room)):
+        # No character has more than four bytes.
+        parts = (text,) if len(text) * 4 <= room else _parts(text, room)
+        for number, part in enumerate(parts):
             tags = self.tags(event, extra, is_first=not number)
             yield f"{f'@{tags} ' if tags else ''}{head}{begin}{part}{end}"
 

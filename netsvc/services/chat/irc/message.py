@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = [
     "LONGEST_LINE",
@@ -42,13 +43,15 @@ class IrcMessageError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class IrcMessage:
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+class IrcMessage(NamedTuple):
     """One message: its command in capitals, and what comes with it. `tags` has the values unescaped."""
 
     command: str
     params: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = _NO_TAGS
     source: str = ""
 
 
@@ -110,16 +113,17 @@ def parse_message(line: bytes | None) -> IrcMessage:
         source, _, text = text[1:].partition(" ")
     # Some clients end a line at a CR alone: none may get to others.
     head, colon, last = text.replace("\0", "").replace("\r", "").partition(" :")
-    words = [word for word in head.split(" ") if word]
-    if not words or not _COMMAND.fullmatch(words[0]):
+    command, *params = [word for word in head.split(" ") if word] or [""]
+    if not _COMMAND.fullmatch(command):
         raise IrcMessageError("form", "this is no IRC message")
-    params = [*words[1:], *([last] if colon else [])]
-    return IrcMessage(words[0].upper(), tuple(params[:15]), _parse_tags(written), source)
+    if colon:
+        params.append(last)
+    return IrcMessage(command.upper(), tuple(params[:15]), _parse_tags(written) if written else _NO_TAGS, source)
 
 
 def _parse_tags(text: str) -> dict[str, str]:
     tags = {}
-    for tag in text.split(";") if text else ():
+    for tag in text.split(";"):
         key, _, value = tag.partition("=")
         if _TAG.fullmatch(key):
             tags[key] = _ESCAPED.sub(lambda found: _UNESCAPES.get(found[1], found[1]), value)

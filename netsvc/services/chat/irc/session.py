@@ -187,7 +187,7 @@ class IrcSession:
         data = event.rendered.get(self.form)
         if data is None:
             data = self.form.render(event)
-        if data and not self._echoes:
+        if not self._echoes and data:
             self._outbox.send_event(data)
             return
         for each in event.events if isinstance(event, Several) else (event,):
@@ -257,9 +257,10 @@ class IrcSession:
         if message is self._message:
             return
         self._message, self._done = message, 0
+        self._labelled = None
         label = message.tags.get("label")
-        labels = label and self.has("labeled-response") and self.has("batch")
-        self._labelled = Labelled(label) if label and labels else None
+        if label and self.has("labeled-response") and self.has("batch"):
+            self._labelled = Labelled(label)
 
     def each(self, targets: Iterable[str]) -> Iterator[str]:
         """Iterate over the targets of a command that are not done, if it is repeated because it had to wait."""

@@ -17,7 +17,7 @@ __all__ = ["STATE_COMMANDS", "TALKING_COMMANDS"]
 
 def _client_tags(session: IrcSession, message: IrcMessage) -> str:
     """Return the tags that are for other clients."""
-    if not session.has("message-tags"):
+    if not message.tags or not session.has("message-tags"):
         return ""
     return join_tags({key: clean_text(value) for key, value in message.tags.items() if key.startswith("+")})
 
