@@ -34,15 +34,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 class Chat:
     """A server with the page and the line protocol, which can be killed and started again."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *more: str) -> None:
         self._place = place
+        self._more = more
         self._web = self._line = "127.0.0.1:0"
         self.start()
 
     def start(self) -> None:
         store = ("--chat-store", f"sqlite:{self._place}/chat.sqlite", "--chat-rate", "10000", "--chat-burst", "10000")
         history = ("--chat-history", "50", "--chat-backlog", "10000")
-        self.server = Server.twistd("--chat-web", self._web, "--chat", self._line, *store, *history)
+        self.server = Server.twistd("--chat-web", self._web, "--chat", self._line, *store, *history, *self._more)
         self._web = f"127.0.0.1:{self.server.port('chat web')}"
         self._line = f"127.0.0.1:{self.server.port('chat line')}"
 
@@ -84,15 +85,17 @@ def visit(browser: Browser, chat: Chat, *, width: int = 1000, dark: bool = False
     browser.driver.get(chat.url)
 
 
-def enter(browser: Browser, chat: Chat, name: str, password: str = "", room: str = "lobby") -> None:
-    for field, value in (("nick", name), ("room", room)):
+def enter(browser: Browser, chat: Chat, name: str, password: str = "", *, key: str = "") -> None:
+    for field, value in (("nick", name), ("room", "lobby")):
         browser.one(f"#enter [name={field}]").clear()
         browser.one(f"#enter [name={field}]").send_keys(value)
-    if password:
+    if password or key:
         if not browser.script("return document.querySelector('details').open"):
             browser.one("#enter summary").click()
         browser.one("#enter [name=password]").clear()
         browser.one("#enter [name=password]").send_keys(password)
+        browser.one("#enter [name=key]").clear()
+        browser.one("#enter [name=key]").send_keys(key)
     browser.one("#enter button").click()
 
 
@@ -198,19 +201,23 @@ def test_scrolling_up_shows_what_was_said_earlier(browser: Browser, chat: Chat) 
         assert messages(browser)[:350] == [f"bob: line {number}" for number in range(350)]
 
 
-def test_a_registered_name_needs_its_password(browser: Browser, chat: Chat) -> None:
+def test_a_registered_name_needs_its_password_and_so_does_the_chat(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("sesame\n")
+    chat = Chat(tmp_path, "--chat-irc-password", str(tmp_path / "password"))
     with chat.call("carol") as other:
         other.sendall(b"/register correct-horse-battery\n")
         hear(other, "carol")
     visit(browser, chat)
-    enter(browser, chat, "carol", "wrong-horse-battery")
-    browser.until(lambda: browser.text("#refused"))
-    assert browser.one("#enter").is_displayed()
-    enter(browser, chat, "carol", "correct-horse-battery")
+    for password, key in (("", ""), ("wrong-horse-battery", "sesame"), ("correct-horse-battery", "wrong")):
+        enter(browser, chat, "carol", password, key=key)
+        browser.until(lambda: browser.text("#refused"))
+        assert browser.one("#enter [name=key]").is_displayed()
+    enter(browser, chat, "carol", "correct-horse-battery", key="sesame")
     in_room(browser, "#lobby")
     with chat.call("dave") as other:
         say(browser, "it is me")
         hear(other, "carol: it is me")
+    chat.server.stop()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1000, False), (390, True)])

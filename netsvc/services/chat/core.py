@@ -18,7 +18,7 @@ from netsvc.base.text import escape
 from netsvc.interfaces import Context
 from netsvc.services.chat.accounts import Accounts
 from netsvc.services.chat.archive import Archive, event_of
-from netsvc.services.chat.cloak import Cloak
+from netsvc.services.chat.cloak import Cloak, load_secret
 from netsvc.services.chat.congestion import Congestion
 from netsvc.services.chat.events import (
     Audience,
@@ -156,6 +156,8 @@ class ChatCore:
     def start(self) -> None:
         """Open the store, and register the gauges. Raises `UserError`."""
         self._read_password(self.options)
+        if self.context.state_directory is not None:
+            self.cloak = Cloak(load_secret(self.context.make_state_directory() / "cloak.key"))
         self.archive.open(self.options["history"])
         for gauge, count in self._gauges.items():
             gauge.add_function(count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -24,16 +23,11 @@ REGISTRATION = 60
 class IrcChat(ChatConnection[IrcMessage | IrcMessageError]):
     """One client of IRC."""
 
-    #: Send the lines of an event.
-    deliver: Callable[[Event], None]
-
     def _prepare(self) -> None:
         self._splitter = MessageSplitter()
         self._is_fresh = True
         self._unregistered: Any = None
         self.session = IrcSession(self._core, self, self._outbox)
-        #: Called for each event: not through a method here.
-        self.deliver = self.session.deliver
 
     def _greet(self) -> None:
         self._unregistered = self._core.context.reactor.callLater(REGISTRATION, self._registration_failed)
@@ -41,6 +35,10 @@ class IrcChat(ChatConnection[IrcMessage | IrcMessageError]):
     @property
     def _member(self) -> Member | None:
         return self.session.member
+
+    def deliver(self, event: Event) -> None:
+        """Send the lines of an event."""
+        self.session.deliver(event)
 
     def dataReceived(self, data: bytes) -> None:
         """Process the lines that are complete, as fast as the member's rate allows."""

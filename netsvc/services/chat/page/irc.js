@@ -88,8 +88,8 @@ export class Client {
     this.ended = false;
   }
 
-  enter(nick, room, password) {
-    Object.assign(this, { nick, password, ended: false, entered: false });
+  enter(nick, room, password, key) {
+    Object.assign(this, { nick, password, key, ended: false, entered: false });
     this.wanted = new Set([room]);
     this.connect();
   }
@@ -294,6 +294,7 @@ export class Client {
       case "AUTHENTICATE": this.authenticate(params[0]); break;
       case "903": this.introduce(); break;
       case "902": case "904": case "905": case "906": this.end("That is not the password of this name."); break;
+      case "464": this.end("The password of the chat is wrong or missing."); break;
       case "001": this.welcome(params[0]); break;
       case "005": break;
       case "BATCH": this.batch(params, tags); break;
@@ -426,6 +427,7 @@ export class Client {
 
   // After the log-in: the name belongs to it.
   introduce() {
+    if (this.key) this.send("PASS", this.key);
     this.send("NICK", this.nick);
     this.send("USER", "web", "0", "*", this.nick);
     this.send("CAP", "END");

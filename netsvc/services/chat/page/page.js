@@ -88,6 +88,7 @@ const view = {
     $("#enter").hidden = false;
     $("#chat").hidden = true;
     $("#refused").textContent = text;
+    $("#enter details").open ||= /password/i.test(text);
   },
   state(text) {
     $("#state").textContent = text;
@@ -221,7 +222,7 @@ $("#enter").addEventListener("submit", (event) => {
   const form = new FormData(event.target);
   $("#refused").textContent = "";
   localStorage.setItem("nick", form.get("nick"));
-  client.enter(form.get("nick").trim(), roomName(form.get("room").trim()), form.get("password"));
+  client.enter(form.get("nick").trim(), roomName(form.get("room").trim()), form.get("password"), form.get("key"));
 });
 
 const HELP = "/me does something · /join ROOM · /part · /nick NAME · /msg NAME TEXT · /topic TEXT · /invite NAME · /kick NAME · /away TEXT · /whois NAME · /register PASSWORD";
