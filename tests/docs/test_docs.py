@@ -39,6 +39,7 @@ CLIENTS = {
     "curl": "curl",
     "openssl": "openssl",
     "sqlite3": "sqlite3",
+    "redis-server": "redis-server",
     "telnet": "inetutils-telnet",
 }
 #: Commands that serve until they are stopped.

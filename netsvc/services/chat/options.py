@@ -12,6 +12,7 @@ from netsvc.base.text import escape
 from netsvc.interfaces import Options
 from netsvc.options import byte_count, encoding, number, seconds, shown_as, whole_number
 from netsvc.services.chat.names import ChatError, check_name
+from netsvc.services.chat.store.redis_link import parse_address
 
 __all__ = ["ChatOptions", "legacy_encoding", "name_list"]
 
@@ -70,10 +71,12 @@ _SQLITE = "sqlite:"
 
 
 def store_place(value: Any) -> str:
-    """Accept where messages are kept: `memory`, or `sqlite:` and a path."""
+    """Accept where messages are kept: `memory`, `sqlite:` and a path, or the URL of a Redis."""
     text = str(value)
-    if text != _MEMORY and not (text.startswith(_SQLITE) and text != _SQLITE and "\0" not in text):
-        raise ValueError("memory, or sqlite:FILE")
+    if text.startswith("redis"):
+        parse_address(text)
+    elif text != _MEMORY and not (text.startswith(_SQLITE) and text != _SQLITE and "\0" not in text):
+        raise ValueError("memory, sqlite:FILE, or redis://HOST")
     return text
 
 
@@ -114,7 +117,7 @@ class ChatOptions(Options):
             "store",
             None,
             None,
-            "Where messages are kept: memory or sqlite:FILE (default: a file in the --state directory, or memory)",
+            "Where messages are kept: memory, sqlite:FILE or redis://HOST (default: a file in the --state directory)",
             shown_as("STORE", store_place),
         ],
         # A terminal hands over at most 4,095 bytes a line.
@@ -216,7 +219,7 @@ class ChatOptions(Options):
         ],
     ]
     optFlags: list[list[Any]] = [
-        ["sync", None, "Keep messages through a loss of power, too"],
+        ["sync", None, "Keep messages in SQLite through a loss of power, too"],
         ["plain-passwords", None, "Take passwords without TLS, from other machines, too"],
     ]
     #: All but the encoding, the store, names, and what clients of IRC are told.

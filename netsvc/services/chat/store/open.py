@@ -9,6 +9,8 @@ from typing import Any
 from netsvc.interfaces import Context
 from netsvc.services.chat.store.interface import Store, StoreLimits
 from netsvc.services.chat.store.memory import MemoryStore
+from netsvc.services.chat.store.redis import RedisStore
+from netsvc.services.chat.store.redis_link import RedisLink, parse_address
 from netsvc.services.chat.store.sqlite import SqliteStore
 
 __all__ = ["STORE_FILE", "build_store", "store_limits"]
@@ -37,6 +39,11 @@ def build_store(options: Mapping[str, Any], context: Context, now: Callable[[], 
         make_directory: Callable[[], object] = context.make_state_directory
     elif place is None or place == "memory":
         return MemoryStore(limits, now)
+    elif place.startswith("redis"):
+        address, reactor = parse_address(place), context.reactor
+        link = RedisLink(address, reactor)
+        sync = bool(options["sync"])
+        return RedisStore(address, limits, reactor, context.log, now=now, link=link, sync=sync)
     else:
         path = place.removeprefix("sqlite:")
         make_directory = bool
