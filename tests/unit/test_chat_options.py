@@ -71,10 +71,11 @@ def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
     assert no_default == _NO_LIMITS - {"encoding", "irc-name"} | {"keep-days", "peer-members", "peer-rooms"}
 
 
-@pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "redis://x", "sqlite:a\0b"])
-def test_a_store_is_memory_or_a_file(place: str) -> None:
+@pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "disk://x", "sqlite:a\0b"])
+def test_a_store_is_memory_a_file_or_a_redis(place: str) -> None:
     assert parse_settings(ChatOptions, {"store": "memory"})["store"] == "memory"
-    assert parse_settings(ChatOptions, {"store": "sqlite:a b"})["store"] == "sqlite:a b"
+    for accepted in ("sqlite:a b", "redis://h", "rediss://u:p@h:1/2?prefix=x", "redis+unix:///a"):
+        assert parse_settings(ChatOptions, {"store": accepted})["store"] == accepted
     with pytest.raises(UserError, match="sqlite:FILE"):
         parse_settings(ChatOptions, {"store": place})
 
