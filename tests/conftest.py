@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from netsvc.base import passwords
 from netsvc.base.signals import TAKEN, Signals, process_signals
 from tests.builders.processes import ROOT
 
@@ -36,11 +37,14 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 # A deadline is a timing assertion, and so is the check that examples are made quickly: what they say depends on who
 # else uses the machine.
-settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20)
+settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=10)
 #: For --hypothesis-profile.
 settings.register_profile("full", settings.get_profile("quick"), max_examples=60)
 settings.load_profile("quick")
 
+
+# What a hash costs in a server would be a tenth of all quick tests; tests/unit/test_passwords.py pays it once.
+passwords.COST = passwords.Cost(4, 8, 1)
 
 # pytest reads the version of Twisted from its metadata before each test, which takes longer than most tests.
 _pytest.unittest._get_twisted_version = cache(_pytest.unittest._get_twisted_version)

@@ -22,7 +22,7 @@ class PasswordError(ValueError):
     """A password, or the hash of one, cannot be used."""
 
 
-class _Cost(NamedTuple):
+class Cost(NamedTuple):
     """What scrypt costs: 128 * `block` << `log_cost` bytes of memory, `passes` times."""
 
     log_cost: int
@@ -31,7 +31,7 @@ class _Cost(NamedTuple):
 
 
 #: Of a new hash: 32 MiB, one of the choices that OWASP recommends.
-_COST = _Cost(15, 8, 3)
+COST = Cost(15, 8, 3)
 
 _FORM = re.compile(
     r"\$scrypt\$ln=([0-9]{1,2}),r=([0-9]{1,2}),p=([0-9]{1,2})\$([A-Za-z0-9+/]{4,86})\$([A-Za-z0-9+/]{22,86})"
@@ -44,8 +44,8 @@ def hash_password(password: str) -> str:
     Raises `PasswordError` if the password is empty or longer than `MAX_PASSWORD` bytes in UTF-8.
     """
     salt = os.urandom(16)
-    derived = _derive(_prepare(password), salt, _COST, 32)
-    return f"$scrypt$ln={_COST.log_cost},r={_COST.block},p={_COST.passes}${_text(salt)}${_text(derived)}"
+    derived = _derive(_prepare(password), salt, COST, 32)
+    return f"{_parameters()}${_text(salt)}${_text(derived)}"
 
 
 def verify_password(password: str, hashed: str) -> bool:
@@ -61,9 +61,18 @@ def verify_password(password: str, hashed: str) -> bool:
     return hmac.compare_digest(_derive(prepared, salt, cost, len(expected)), expected)
 
 
+def dummy_hash() -> str:
+    """Return a hash of no known password, which takes as long to verify as a new one: for names that do not exist."""
+    return f"{_parameters()}${'A' * 22}${'A' * 43}"
+
+
 def check_hash(hashed: str) -> None:
     """Raise `PasswordError` unless `hashed` is a hash that `verify_password` can work with, at a bearable cost."""
     _read(hashed)
+
+
+def _parameters() -> str:
+    return f"$scrypt$ln={COST.log_cost},r={COST.block},p={COST.passes}"
 
 
 def _prepare(password: str) -> bytes:
@@ -77,11 +86,11 @@ def _prepare(password: str) -> bytes:
     return prepared
 
 
-def _read(hashed: str) -> tuple[_Cost, bytes, bytes]:
+def _read(hashed: str) -> tuple[Cost, bytes, bytes]:
     found = _FORM.fullmatch(hashed)
     if found is None:
         raise PasswordError("not a password hash of the form $scrypt$ln=15,r=8,p=3$SALT$HASH")
-    cost = _Cost(*map(int, found.group(1, 2, 3)))
+    cost = Cost(*map(int, found.group(1, 2, 3)))
     memory = 128 * cost.block << cost.log_cost
     if not all(cost) or memory > _MOST_MEMORY or memory * cost.passes > _MOST_WORK:
         raise PasswordError("the cost of that password hash is out of range")
@@ -91,7 +100,7 @@ def _read(hashed: str) -> tuple[_Cost, bytes, bytes]:
         raise PasswordError("the salt or the hash in that password hash is not base64") from None
 
 
-def _derive(password: bytes, salt: bytes, cost: _Cost, length: int) -> bytes:
+def _derive(password: bytes, salt: bytes, cost: Cost, length: int) -> bytes:
     return hashlib.scrypt(
         password, salt=salt, n=1 << cost.log_cost, r=cost.block, p=cost.passes, maxmem=2 * _MOST_MEMORY, dklen=length
     )

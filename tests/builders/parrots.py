@@ -41,9 +41,8 @@ def service(
 ) -> Service:
     """Declare a service, all right but for what is given."""
     named = {"name": "demo", "description": "For tests", **names}
-    return Service(
-        **named, core=core, options=options, streams={"tcp": tcp}, datagrams={"udp": udp} if udp is not None else {}
-    )
+    streams, datagrams = ({name: each} if each is not None else {} for name, each in (("tcp", tcp), ("udp", udp)))
+    return Service(**named, core=core, options=options, streams=streams, datagrams=datagrams)
 
 
 def found(broken: Any, **how: Any) -> dict[str, Finding]:

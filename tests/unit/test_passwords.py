@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import runpy
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netsvc.base import passwords
 from netsvc.base.passwords import MAX_PASSWORD, PasswordError, check_hash, hash_password, verify_password
 
 
@@ -20,7 +22,9 @@ def cheap(password: str) -> str:
 
 
 def test_the_password_is_right_and_another_is_wrong() -> None:
-    hashed = hash_password("geheim")
+    # As in a server, at the real cost: one of the choices that OWASP recommends.
+    hashed = runpy.run_path(passwords.__file__)["hash_password"]("geheim")
+    assert hashed.startswith("$scrypt$ln=15,r=8,p=3$")
     assert "geheim" not in hashed
     assert verify_password("geheim", hashed)
     assert not verify_password("Geheim", hashed)
@@ -39,6 +43,11 @@ def test_the_vector_of_the_rfc() -> None:
     hashed = f"$scrypt$ln=10,r=8,p=16$TmFDbA${base64.b64encode(derived).decode().rstrip('=')}"
     assert verify_password("password", hashed)
     assert not verify_password("passwort", hashed)
+
+
+def test_a_name_without_a_password_takes_as_long_as_one_with_one() -> None:
+    assert passwords.dummy_hash().rpartition("$")[0].rpartition("$")[0] in hash_password("a")
+    assert not verify_password("a", passwords.dummy_hash())
 
 
 @pytest.mark.parametrize("typed", ["\u00c5", "A\u030a", "\u212b"])

@@ -294,7 +294,7 @@ class TestDatagrams:
         ],
     )
     def test_each_exception_is_named(self, protocol: Any, facts: Sequence[str]) -> None:
-        finding = found(service(Sound, protocol), allow=HABITS)["raises"]
+        finding = found(service(None, protocol), allow=HABITS)["raises"]
         assert lacks(finding.what, *facts) == []
         assert finding.protocol == "udp"
         assert finding.where.endswith(f" ({protocol.__name__})")
@@ -309,13 +309,13 @@ class TestDatagrams:
             def datagramReceived(self, datagram: bytes, addr: Any) -> None:
                 seen.append(datagram)
 
-        check_service(service(Sound, Seeing), samples={"udp": [b"sample"]})
+        check_service(service(None, Seeing), samples={"udp": [b"sample"]})
         assert {b"sample", b"", bytes(65507)} <= set(seen)
 
     def test_an_answer_to_an_empty_datagram_is_found_and_an_empty_one_is_not(self) -> None:
         answering: Any = lambda data, peer: data or b"what?"  # noqa: E731
-        assert lacks(found(service(Sound, answering))["empty-datagram"].what, "5 bytes") == []
-        check_service(service(Sound, DatagramParrot))
+        assert lacks(found(service(None, answering))["empty-datagram"].what, "5 bytes") == []
+        check_service(service(None, DatagramParrot))
 
 
 class Sound(LineProtocol):
@@ -343,7 +343,7 @@ class Telling(DatagramProtocol):
 )  # fmt: skip
 def test_answers_that_the_limit_amplify_drops_are_found(sizes: Sequence[int], how: Any, drops: int) -> None:
     telling = type("Telling", (Telling,), {"sizes": sizes})
-    declared = service(Sound, telling, **how)
+    declared = service(None, telling, **how)
     if drops:
         finding = found(declared, samples={"udp": [b"tell"]})["amplification"]
         assert lacks(finding.what, "udp", " 4 bytes", f" {drops}:", "amplify") == []

@@ -103,10 +103,20 @@ _CAMEL_CASE = re.compile(r"_[a-z]+[A-Z]\w*")
 _BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
 
+#: The nodes of a tree that have names.
+_DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_NODES = _DEFINITIONS | ast.Name | ast.Attribute | ast.arg | ast.Call | ast.ImportFrom
+
+
+def nodes(tree: ast.Module) -> list[Any]:
+    """List the nodes that have names. It is a walk through hundreds of thousands of them."""
+    return [node for node in ast.walk(tree) if isinstance(node, _NODES)]
+
+
 @cache
-def sources() -> dict[Path, ast.Module]:
+def sources() -> dict[Path, list[Any]]:
     """Parse every module of netsvc."""
-    return {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+    return {path: nodes(ast.parse(path.read_text("utf-8"))) for path in sorted(ROOT.rglob("*.py"))}
 
 
 def _is_own(node: ast.expr) -> bool:
@@ -116,9 +126,9 @@ def _is_own(node: ast.expr) -> bool:
 def own_names() -> set[str]:
     """List the private names that netsvc defines."""
     own = set()
-    for tree in sources().values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    for found in sources().values():
+        for node in found:
+            if isinstance(node, _DEFINITIONS):
                 own.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 own.add(node.id)
@@ -131,10 +141,9 @@ def own_names() -> set[str]:
     return own | {"_make", "_replace", "_asdict"}
 
 
-def foreign_names(tree: Any, own: set[str]) -> Iterator[tuple[str, int]]:
+def foreign_names(nodes: list[Any], own: set[str]) -> Iterator[tuple[str, int]]:
     """Find the private names of others in a module, and their lines."""
-    node: Any
-    for node in ast.walk(tree):
+    for node in nodes:
         found: list[str] = []
         if isinstance(node, ast.Attribute):
             found = [node.attr]
@@ -156,8 +165,8 @@ def foreign_names(tree: Any, own: set[str]) -> Iterator[tuple[str, int]]:
 def uses() -> dict[str, list[str]]:
     """List where netsvc uses each private name of others."""
     own, found = own_names(), dict[str, list[str]]()
-    for path, tree in sources().items():
-        for name, line in foreign_names(tree, own):
+    for path, named in sources().items():
+        for name, line in foreign_names(named, own):
             found.setdefault(name, []).append(f"netsvc/{path.relative_to(ROOT)}:{line}")
     return found
 
@@ -201,9 +210,8 @@ def test_a_name_that_is_gone_is_missed() -> None:
     assert not is_there(resolve("twisted.internet.tcp.Server"), "_noSuchThing")
     with pytest.raises(AttributeError):
         resolve("twisted.internet.tcp.NoSuchThing")
-    found = dict(
-        foreign_names(ast.parse("port._noSuch = 1\nfrom twisted.x import _y\ngetattr(a, '_zZ')\nself._own"), {"_own"})
-    )
+    source = "port._noSuch = 1\nfrom twisted.x import _y\ngetattr(a, '_zZ')\nself._own"
+    found = dict(foreign_names(nodes(ast.parse(source)), {"_own"}))
     assert found == {"_noSuch": 1, "_y": 2, "_zZ": 3}
 
 

@@ -27,7 +27,7 @@ from netsvc.base.bucket import PeerBuckets
 from netsvc.base.errors import UserError
 from netsvc.base.files import read_file
 from netsvc.base.hosts import peer_key
-from netsvc.base.passwords import PasswordError, check_hash, verify_password
+from netsvc.base.passwords import PasswordError, check_hash, dummy_hash, verify_password
 from netsvc.base.text import escape
 from netsvc.base.tokens import may_be_read_by_others, read_token
 from netsvc.http.connection import Exchange
@@ -45,9 +45,6 @@ LOOK = 2.0
 #: Bytes and users of a file.
 LONGEST_FILE, MOST_USERS = 4 * 1024 * 1024, 10_000
 _LONGEST_NAME = 255
-
-#: Checked for a name that does not exist, which must take as long.
-_NOBODY = "$scrypt$ln=15,r=8,p=3$AAAAAAAAAAAAAAAAAAAAAA$" + "A" * 43
 
 #: Answers a request without a file: with a status, a reason for the log, and more headers.
 Refuse = Callable[[Exchange, HTTPStatus, str, dict[str, str]], None]
@@ -304,7 +301,7 @@ class GuardedSite:
     def _verify(self, key: bytes, user: str, password: str, peer: str, exchange: Exchange) -> None:
         self._pending[key] = [exchange]
         hashed = self._access.users.get(user, "")
-        checking = self._turns.run(self._in_thread, password, hashed or _NOBODY)
+        checking = self._turns.run(self._in_thread, password, hashed or dummy_hash())
 
         def checked(result: bool | Failure) -> None:
             waiting = self._pending.pop(key)
