@@ -367,19 +367,12 @@ class HTTPConnection(Protocol):
             self.transport.resumeProducing()
 
     def _parse(self) -> None:
-        data = self._unread
-        # No more than one head, so that requests behind it wait as bytes.
-        end = data.find(b"\r\n\r\n") + 4
-        if 3 < end < len(data):
-            self._unread = data[end:]
-            data = data[:end]
-        else:
-            self._unread = b""
         parser = self._parser
         if parser is None:
             factory = self.factory
             parser = self._parser = RequestParser(factory.limits, self._continue, factory.known_headers)
-        found = parser.feed(data)
+        # Requests behind it wait as bytes.
+        found, self._unread = parser.take(self._unread)
         if not parser.busy:
             # Between requests it would only take memory.
             self._parser = None
@@ -388,7 +381,7 @@ class HTTPConnection(Protocol):
             if isinstance(each, Request):
                 self._serve(each)
             else:
-                self._refuse(each, is_head=parser.is_head)
+                self._refuse(each, parser.method)
         if parser.busy and not self._has_begun and not self._closing:
             self._has_begun = True
             self.deadline = self.factory.clock.seconds() + self.factory.times.request
@@ -406,8 +399,8 @@ class HTTPConnection(Protocol):
             _log.failure("a request failed")
             exchange.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _refuse(self, error: RequestError, *, is_head: bool = False) -> None:
-        request = Request(b"HEAD" if is_head else b"", b"", 11, [], keep_alive=False)
+    def _refuse(self, error: RequestError, method: bytes = b"") -> None:
+        request = Request(method, b"", 11, [], keep_alive=False)
         self.exchange = self.factory.exchange(self, request, self.factory.clock.seconds())
         self.factory.refuse(self.exchange, error)
 
@@ -619,7 +612,7 @@ class HTTPFactory:
         return connection
 
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
-        """Answer what is no request."""
+        """Answer what is no request, or too large a one; it has nothing but its method, as far as that is known."""
         exchange.answer(error.status, f"{error.line}\n".encode(), header_lines({"Content-Type": TEXT}))
 
     def opened(self, connection: HTTPConnection) -> None:

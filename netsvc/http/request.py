@@ -28,6 +28,9 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 #: What the line of any request looks like (RFC 9112, section 3). httptools also takes several spaces for one, a line
 #: without a version, and other protocols.
 _LINE = re.compile(rb"[^\s]+ [^\s#]+ HTTP/[0-9.]+\r\n")
+_METHOD = re.compile(rb"([A-Z-]{1,32}) ")
+#: How the line of another version begins.
+_OTHER_VERSION = re.compile(rb"[^\s]+ [^\s#]+ HTTP/(?!1\.[01])[0-9]\.[0-9]")
 _HIGH = re.compile(rb"[\x80-\xff]")
 
 #: A request line without anything that would have to be interpreted: by its characters (RFC 3986, section 3.3, and the
@@ -149,7 +152,8 @@ class RequestParser:
     """
 
     __slots__ = (
-        *("_body", "_body_size", "_expects_body", "_failed", "_found", "_headers", "_host", "_in_first_line"),
+        *("_body", "_body_left", "_body_size", "_expects_body", "_failed", "_found", "_headers", "_host"),
+        "_in_first_line",
         *(
             "_is_http",
             "_is_last",
@@ -163,7 +167,7 @@ class RequestParser:
             "_pending",
         ),
         "_request",
-        *("_target", "_unseen", "busy"),
+        *("_tail", "_target", "_unseen", "busy"),
     )
 
     def __init__(
@@ -185,6 +189,10 @@ class RequestParser:
         self._host: bytes | None = None
         self._body: list[bytes] = []
         self._body_size = 0
+        #: What is missing of a body of known length.
+        self._body_left = 0
+        #: The last bytes of a request that is not complete, which may be a part of an empty line.
+        self._tail = b""
         self._request: Request | None = None
         self._failed = False
         #: Whether a request has come after which there are no others, and that request, if it was not parsed.
@@ -204,12 +212,33 @@ class RequestParser:
         self._pending = 0
 
     @property
-    def is_head(self) -> bool:
-        """Whether the answer to what came last has no content."""
-        return self._line.startswith(b"HEAD ")
+    def method(self) -> bytes:
+        """The method of what came last; empty if it has none."""
+        found = _METHOD.match(self._line)
+        return found[1] if found is not None else b""
 
     def feed(self, data: bytes) -> list[Request | RequestError]:
         """Take the next bytes; return the requests that they complete, and at last the error, if there is one."""
+        found = []
+        while data and not self._failed:
+            more, data = self.take(data)
+            found += more
+        return found
+
+    def take(self, data: bytes) -> tuple[list[Request | RequestError], bytes]:
+        """Take the next bytes, but no more than one request; return what `feed` does, and the rest."""
+        end = self._body_left
+        if not end:
+            # A head ends with an empty line, and so does a body in chunks.
+            end = (self._tail + data).find(b"\r\n\r\n") + 4 - len(self._tail)
+            if end == 3 - len(self._tail) or end >= len(data):
+                end = len(data)
+        piece = data[:end]
+        found = self._feed(piece)
+        self._tail = (self._tail + piece)[-3:] if self.busy and not piece.endswith(b"\r\n\r\n") else b""
+        return found, data[end:]
+
+    def _feed(self, data: bytes) -> list[Request | RequestError]:
         if self._failed:
             return []
         if self.busy or self._is_last:
@@ -266,6 +295,9 @@ class RequestParser:
                 raise
             self._fail(error.__context__)
         except HttpParserError as error:
+            if _OTHER_VERSION.match(self._line) is not None:
+                self._fail(_other_version())
+                return found
             self._fail(RequestError(HTTPStatus.BAD_REQUEST, f"not HTTP/1.1: {str(error).lower()}"))
         if self._is_wrong and not self._failed:
             self._fail(_wrong_line())
@@ -312,7 +344,7 @@ class RequestParser:
         assert parser is not None
         version = _VERSIONS.get(parser.get_http_version())
         if version is None:
-            raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
+            raise _other_version()
         size = hosts = 0
         has_body = False
         for name, value in headers:
@@ -328,6 +360,7 @@ class RequestParser:
                 digits = value.strip().lstrip(b"0")
                 if int(digits or b"0") > self._limits.body:
                     raise self._too_large()
+                self._body_left = int(digits or b"0")
                 has_body = has_body or bool(digits)
             elif name == b"transfer-encoding":
                 # Of HTTP/1.0, which may have passed a proxy that does not know it (RFC 9112, section 6.1).
@@ -355,11 +388,13 @@ class RequestParser:
         if version == 11 and (expected := request.header(b"expect")) is not None:
             if expected.lower() != b"100-continue":
                 raise RequestError(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")
-            self._expects_body()
+            if has_body:
+                self._expects_body()
 
     def on_body(self, part: bytes) -> None:
         """Add a part of the body."""
         self._body_size += len(part)
+        self._body_left = max(0, self._body_left - len(part))
         if self._body_size > self._limits.body:
             raise self._too_large()
         self._body.append(part)
@@ -371,6 +406,7 @@ class RequestParser:
         if self._body:
             request.body = b"".join(self._body)
         self.busy = False
+        self._body_left = 0
         self._request = None
         self._found.append(request)
 
@@ -394,6 +430,10 @@ def _origin_form(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]
     if (method, target) == (b"OPTIONS", b"*"):
         return target
     raise RequestError(HTTPStatus.BAD_REQUEST, "the target must be a path, or http:// with a host and a path")
+
+
+def _other_version() -> RequestError:
+    return RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1")
 
 
 def _wrong_line() -> RequestError:

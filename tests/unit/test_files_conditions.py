@@ -116,7 +116,10 @@ def test_a_tag_is_that_of_size_time_and_coding_and_weak_while_the_file_may_still
         (b"bytes=2-1", None),
         (b"bytes=1_0-20", None),
         (b"bytes=a-b", None),
-        (b"bytes=99999999999999999999-", None),
+        (b"bytes=99999999999999999999-", []),
+        (b"bytes=0-99999999999999999999", [(0, 1000)]),
+        (b"bytes=-99999999999999999999", [(0, 1000)]),
+        (b"bytes=0-" + b"9" * 5000, None),
         # In no time: a regular expression that goes back would try to part the blanks in all ways, for minutes.
         (b"bytes=1-" + b" " * 200_000 + b"x", None),
         (b"lines=0-0", None),
@@ -154,6 +157,11 @@ def test_ranges_are_for_one_get() -> None:
 def test_a_range_of_another_version_is_the_whole_file(value: bytes, current: Validator, applies: bool) -> None:
     request = asked((b"range", b"bytes=0-0"), (b"if-range", value))
     assert wanted_ranges(request, current, 10) == ([(0, 1)] if applies else None)
+
+
+def test_a_range_with_two_conditions_is_the_whole_file() -> None:
+    request = asked((b"range", b"bytes=0-0"), (b"if-range", b'"a"'), (b"if-range", b'"a"'))
+    assert wanted_ranges(request, CURRENT, 10) is None
 
 
 SPECIFICATION = st.lists(st.from_regex(rb"(\d{1,3}-\d{0,3}|-\d{1,3}|[-,x ])", fullmatch=True), max_size=40)

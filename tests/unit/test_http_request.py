@@ -89,6 +89,9 @@ def test_a_request_is_read_and_the_next_one_after_it(data: bytes, expected: obje
 def test_a_body_is_read_and_trailers_are_dropped(head: bytes, body: bytes) -> None:
     data = b"POST / HTTP/1.1\r\n" + HOST + head + b"\r\n" + body
     assert every_way(data * 2) == [(b"POST", b"/", b"", 11, b"abc", True)] * 2
+    # The line behind it is checked as any other, also if both come together.
+    for wrong in (b"GET  / HTTP/1.1\r\n", b"GET /a#b HTTP/1.1\r\n", b"GET /\r\n"):
+        assert every_way(data + wrong + HOST + b"\r\n") == [(b"POST", b"/", b"", 11, b"abc", True), 400]
     [request] = RequestParser(LIMITS).feed(data)
     assert isinstance(request, Request)
     assert (request.header(b"host"), request.values(b"host")) == (b"a", [b"a"])
@@ -126,6 +129,9 @@ def test_a_body_is_read_and_trailers_are_dropped(head: bytes, body: bytes) -> No
         (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
         (b"XYZZY / HTTP/1.1\r\n\r\n", 501),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
@@ -186,7 +192,8 @@ def test_a_client_that_waits_with_its_body_is_told_to_send_it() -> None:
     assert parser.feed(head % 10) == []
     assert told == [True]
     assert len(parser.feed(b"0123456789")) == 1
-    # Not if it is not wanted.
+    # Not if there is none, or it is not wanted.
+    assert len(parser.feed(b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n")) == 1
     [error] = parser.feed(head % 11)
     assert isinstance(error, RequestError) and error.status == 413
     assert told == [True]

@@ -23,7 +23,7 @@ PART_OVERHEAD = 80
 TICK = 1_000_000_000
 
 #: Blanks are not given back: neighbours would share a long row of them in all ways.
-_RANGE = re.compile(rb"\s*+(?:(\d{1,19})\s*+-\s*+(\d{1,19})?|-\s*+(\d{1,19}))\s*+")
+_RANGE = re.compile(rb"\s*+(?:(\d{1,999})\s*+-\s*+(\d{1,999})?|-\s*+(\d{1,999}))\s*+")
 _TAGS = re.compile(rb'\s*+,?\s*+((?:W/)?"[\x21\x23-\x7e\x80-\xff]*+")\s*+')
 #: The three forms of a date (RFC 9110, section 5.6.7).
 _DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
@@ -111,9 +111,12 @@ def wanted_ranges(request: Request, current: Validator, size: int) -> list[tuple
 
 def _range_applies(request: Request, current: Validator) -> bool:
     """Evaluate If-Range (RFC 9110, section 13.1.5): a part of another version would corrupt the client's file."""
-    value = request.header(b"if-range")
-    if value is None:
+    values = request.values(b"if-range")
+    if not values:
         return True
+    value = values[0]
+    if len(values) > 1:
+        return False
     if value.lstrip().startswith((b'"', b"W/")):
         return _matches(value, current, strongly=True)
     return not current.is_weak and parse_date(value) == current.modified

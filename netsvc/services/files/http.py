@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from netsvc.base.text import escape
 from netsvc.http.connection import Exchange, HTTPFactory, Times, WholeAnswer, header_lines
-from netsvc.http.request import Request, RequestLimits
+from netsvc.http.request import Request, RequestError, RequestLimits
 from netsvc.services.files.access import GuardedSite
 from netsvc.services.files.archive import KINDS
 from netsvc.services.files.archives import Archives
@@ -49,6 +49,7 @@ _METHODS = "GET, HEAD, OPTIONS"
 _TYPE = b"Content-Type: %b\r\n"
 _BY_CODING = b"Vary: Accept-Encoding\r\n"
 _TEXT = header_lines({"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"})
+_ALLOW = header_lines({"Allow": _METHODS})
 #: Headers that make a request conditional, or one for ranges.
 _CONDITIONS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
@@ -78,9 +79,19 @@ def http_factory(core: FilesCore) -> HTTPFactory:
     serve: Callable[[Exchange], object] = site.serve
     if core.access is not None:
         serve = GuardedSite(core.access, core.context.reactor, serve, site.refuse).serve
-    factory = HTTPFactory(core.context.reactor, serve, limits=LIMITS, times=TIMES)
+    factory = _Factory(core.context.reactor, serve, limits=LIMITS, times=TIMES)
     core.drains.append(factory.drain)
     return factory
+
+
+class _Factory(HTTPFactory):
+    def refuse(self, exchange: Exchange, error: RequestError) -> None:
+        """Refuse the method of an upload rather than its size."""
+        too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        if too_large and exchange.request.method not in (b"GET", b"HEAD", b"OPTIONS"):
+            exchange.answer(HTTPStatus.METHOD_NOT_ALLOWED, b"405 Method Not Allowed\n", _TEXT + _ALLOW)
+        else:
+            super().refuse(exchange, error)
 
 
 class FilesSite:
