@@ -20,7 +20,7 @@ from netsvc.service import stream_factory
 from netsvc.services.chat.archive import Archive
 from netsvc.services.chat.commands import Conversation
 from netsvc.services.chat.core import LOBBY, ChatCore, ChatRoom, Member
-from netsvc.services.chat.events import Event, Said, Several
+from netsvc.services.chat.events import Event, Receiver, Said, Several
 from netsvc.services.chat.line import LineChat
 from netsvc.services.chat.names import name_key
 from netsvc.services.chat.options import ChatOptions
@@ -57,6 +57,7 @@ class Recorder:
 
     def __init__(self, peer: str = "192.0.2.1") -> None:
         self.peer = peer
+        self.receiver = Receiver(self.deliver)
         self.got: list[Event] = []
         self.ended = 0
 
@@ -153,6 +154,7 @@ class Person:
 
     def __init__(self, core: ChatCore, name: str | None = None, peer: str = "192.0.2.1") -> None:
         self.peer = peer
+        self.receiver = Receiver(self.deliver)
         self.ended = False
         self.shown: list[Any] = []
         self.conversation = Conversation(core, self, self.tell)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger
 
-from netsvc.services.chat.events import Audience, Delivery, Event, Left, Said, Several
+from netsvc.services.chat.events import Audience, Delivery, Event, Left, Receiver, Said, Several
 
 
 class Ear:
@@ -16,7 +15,7 @@ class Ear:
 
     def __init__(self) -> None:
         self.pieces: list[Event] = []
-        self.deliver: Callable[[Event], None] = self.pieces.append
+        self.deliver = Receiver(self.pieces.append)
 
     @property
     def heard(self) -> list[Event]:
@@ -122,7 +121,7 @@ def test_what_a_delivery_brings_about_is_told_after_it_to_all(world: ThreeMember
         if not isinstance(event, Left):
             world.delivery.send((world.ann.deliver, world.bob.deliver), Left("lobby", "eve"))
 
-    audience = (world.ann.deliver, fall, world.bob.deliver)
+    audience = (world.ann.deliver, Receiver(fall), world.bob.deliver)
     with world.delivery:
         world.delivery.send(audience, said(1))
         world.delivery.send(audience, said(2))
@@ -133,7 +132,7 @@ def test_one_who_cannot_take_it_costs_nobody_else_the_events(world: ThreeMembers
     def fail(_event: Event) -> None:
         raise RuntimeError("broken")
 
-    audience = (fail, world.bob.deliver)
+    audience = (Receiver(fail), world.bob.deliver)
     with world.delivery:
         world.delivery.send(audience, said(1))
         world.delivery.send(audience, said(2))
@@ -141,11 +140,26 @@ def test_one_who_cannot_take_it_costs_nobody_else_the_events(world: ThreeMembers
     assert len(logged_errors.flush(RuntimeError)) == 1
 
 
+def test_what_one_receiver_has_rendered_is_sent_to_the_others_of_its_form_as_bytes(world: ThreeMembers) -> None:
+    sent: list[bytes] = []
+
+    def render(event: Event) -> None:
+        event.rendered["form"] = b"bytes"
+
+    first = Receiver(render)
+    first.form = world.ann.deliver.form = "form"
+    world.eve.deliver.form = "another form"
+    world.ann.deliver.send_event = sent.append
+    world.delivery.send((first, *world.everyone), said(1))
+    assert sent == [b"bytes"]
+    assert [ear.heard for ear in world.ears] == [[], [said(1)], [said(1)]]
+
+
 def test_what_was_rendered_is_not_kept(world: ThreeMembers) -> None:
     def render(event: Event) -> None:
         event.rendered["form"] = b"bytes"
 
-    audience = (world.bob.deliver, render)
+    audience = (world.bob.deliver, Receiver(render))
     with world.delivery:
         world.delivery.send(audience, said(1))
         world.delivery.send(audience, said(2))

@@ -24,6 +24,7 @@ class FilledOutbox:
         self.box = Outbox(
             self.transport,
             self.clock,
+            take=lambda _event: None,
             limit=10,
             patience=2.0,
             filled=lambda: self.turns.append(True),

@@ -14,9 +14,9 @@ from netsvc.services.chat.events import (
     Acted,
     Audience,
     Delivery,
-    Event,
     Forgetting,
     MemberOrigin,
+    Receiver,
     Remembering,
     Said,
     Turn,
@@ -44,7 +44,7 @@ class UnsettledError(Exception):
 
 
 class _Sender(Protocol):
-    deliver: Callable[[Event], None]
+    deliver: Receiver
     echoes: bool
     source: MemberOrigin
     unsettled: int

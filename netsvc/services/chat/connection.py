@@ -15,7 +15,7 @@ from netsvc.base.hosts import peer_key
 from netsvc.services.chat.archive import UnsettledError
 from netsvc.services.chat.congestion import CongestedError
 from netsvc.services.chat.core import ChatCore
-from netsvc.services.chat.events import Reason
+from netsvc.services.chat.events import Event, Reason, Receiver
 from netsvc.services.chat.names import ChatError
 from netsvc.services.chat.room import Member
 from netsvc.stream import is_confidential
@@ -29,8 +29,8 @@ LINGER = 5.0
 
 
 @implementer(IPushProducer)
-class Outbox:
-    """Bounds what waits for one client. It is the transport's producer.
+class Outbox(Receiver):
+    """Bounds what waits for one client, whose `Receiver` it is. It is the transport's producer.
 
     `send` writes to the transport until its own buffer (64 KiB in Twisted) is full; from then on what is sent is held
     until the transport has sent everything. `filled` is called when it begins to hold, and `emptied` when it has
@@ -44,12 +44,14 @@ class Outbox:
         transport: Any,
         clock: Any,
         *,
+        take: Callable[[Event], None],
         limit: int,
         patience: float,
         filled: Callable[[], None],
         emptied: Callable[[], None],
         overflowed: Callable[[], None],
     ) -> None:
+        super().__init__(take)
         self._transport = transport
         self._clock = clock
         self._limit = limit
@@ -171,18 +173,24 @@ class ChatConnection(Protocol, Generic[L]):
         self._outbox = Outbox(
             self.transport,
             clock,
+            take=self.deliver,
             limit=limit,
             patience=patience,
             filled=self._fell_behind,
             emptied=self._caught_up,
             overflowed=self._overflowed,
         )
+        self.receiver: Receiver = self._outbox
         self._prepare()
         #: Whether it waits for the store to open, or for the answer to a command: it processes no line meanwhile.
         self._waiting = not self._core.archive.is_open
         if self._waiting:
             self._pause()
         self._core.archive.when_open(self._begin)
+
+    def deliver(self, event: Event) -> None:
+        """Send the lines of an event."""
+        raise NotImplementedError
 
     def _prepare(self) -> None:
         """Create what the wire form needs for a client."""

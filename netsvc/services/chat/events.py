@@ -34,6 +34,7 @@ __all__ = [
     "Outlet",
     "Proclaimed",
     "Reason",
+    "Receiver",
     "Remembering",
     "Renamed",
     "Retitled",
@@ -318,14 +319,34 @@ class Several(Event):
     events: tuple[Event, ...]
 
 
-class Outlet(Protocol):
-    """A member's connection, as the core sees it: all that a wire protocol has to provide.
+class Receiver:
+    """Takes the events for one member: `take` each, or what the protocol has rendered already.
 
-    `deliver` runs for every receiver of every message: keep it short.
+    An event that has bytes of the wire form `form` (`Event.rendered`) is passed to `send_event` as these, and not to
+    `take`. With thousands of members in a room that is nearly all that netsvc does, so that it touches no more objects
+    than these. `take` and `send_event` must neither raise nor block, and drop what is for a connection that is closing.
     """
+
+    __slots__ = ("form", "send_event", "take")
+
+    def __init__(self, take: Callable[[Event], None]) -> None:
+        self.take = take
+        self.send_event: Callable[[bytes], object] = _drop
+        #: None: pass each event to `take`.
+        self.form: object = None
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        self.take(event)
+
+
+class Outlet(Protocol):
+    """A member's connection, as the core sees it: all that a wire protocol has to provide."""
 
     #: The key of the address of its peer (`netsvc.base.hosts.peer_key`).
     peer: str
+    #: Sends the events that are for its member.
+    receiver: Receiver
 
     @property
     def is_confidential(self) -> bool:
@@ -335,15 +356,11 @@ class Outlet(Protocol):
     def is_encrypted(self) -> bool:
         """Whether its client uses TLS."""
 
-    def deliver(self, event: Event) -> None:
-        """Send an event. Must neither raise nor block. Events for a connection that is closing are dropped."""
-
     def end(self) -> None:
         """Close the connection, after everything that was delivered has been sent."""
 
 
-#: The `deliver` of every receiver.
-Audience = Iterable[Callable[[Event], None]]
+Audience = Iterable[Receiver]
 
 
 class Turn:
@@ -357,6 +374,10 @@ class Turn:
         self.but = but
         self.characters = characters
         self.is_held = event is None
+
+
+def _drop(_data: bytes) -> None:
+    """Drop what is for a receiver that has no form."""
 
 
 class Delivery:
@@ -457,10 +478,14 @@ class Delivery:
         self._characters -= characters
         if len(events) > 1:
             event = Several(tuple(events))
-        for deliver in audience:
-            if deliver is not but:
+        rendered = event.rendered.get
+        for receiver in audience:
+            if receiver is not but:
                 try:
-                    deliver(event)
+                    if data := rendered(receiver.form):
+                        receiver.send_event(data)
+                    else:
+                        receiver.take(event)
                 except Exception:  # noqa: BLE001  (an error in one connection must not cost the others the event)
                     self._log.failure("a chat connection could not take an event")
         for each in events:

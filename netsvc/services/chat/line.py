@@ -16,7 +16,6 @@ from netsvc.services.chat.foreign import Opening
 from netsvc.services.chat.lines import OVERLONG, LineSplitter, Overlong
 from netsvc.services.chat.room import Member
 from netsvc.services.chat.text import edit
-from netsvc.services.chat.wording import LineForm
 
 __all__ = ["ARRIVAL", "QUIET", "TYPING", "LineChat"]
 
@@ -42,8 +41,7 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
         self._arrival: Any = None
         self._silence: Any = None
         self._conversation = Conversation(self._core, self, self._show)
-        #: See `_adapt`.
-        self._form: LineForm | None = self._dialect.form
+        self._adapt()
 
     def _greet(self) -> None:
         """Enter the chat and greet the client."""
@@ -55,13 +53,6 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
         return self._conversation.member
 
     def deliver(self, event: Event) -> None:
-        """Send the line of an event."""
-        if data := event.rendered.get(self._form):
-            self._outbox.send_event(data)
-        else:
-            self._select(event)
-
-    def _select(self, event: Event) -> None:
         """Send of an event what the member wants to see."""
         view, form = self._conversation.view, self._dialect.form
         if view.has_times:
@@ -73,7 +64,7 @@ class LineChat(ChatConnection[bytes | Literal[Overlong.OVERLONG]]):
 
     def _adapt(self) -> None:
         """Note the form in which events are sent as they are, if they are."""
-        self._form = self._dialect.form if self._conversation.view.is_plain else None
+        self._outbox.form = self._dialect.form if self._conversation.view.is_plain else None
 
     def dataReceived(self, data: bytes) -> None:
         """Process the lines that are complete, as fast as the member's rate allows."""

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from netsvc.services.chat.events import Audience, Event, MemberOrigin
+from netsvc.services.chat.events import Audience, Event, MemberOrigin, Receiver
 
 __all__ = ["Absent", "Former", "Presence", "Present"]
 
 #: Members that are remembered after they have left the chat, or have had another name.
 MOST_FORMER = 256
-
-_Deliver = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +52,22 @@ class Presence:
     def __init__(self, send: Callable[[Audience, Event], None]) -> None:
         self._send = send
         #: By key, and whether closely.
-        self._watchers: dict[str, dict[_Deliver, bool]] = {}
+        self._watchers: dict[str, dict[Receiver, bool]] = {}
         #: The longest gone first.
         self._former: deque[Former] = deque(maxlen=MOST_FORMER)
 
-    def watch(self, key: str, deliver: _Deliver, *, closely: bool = False) -> None:
+    def watch(self, key: str, deliver: Receiver, *, closely: bool = False) -> None:
         """Deliver an event when a member with the name of that key (`name_key`) comes, and when it is gone.
 
         `closely`: also when it says something of itself: that it is away, its account, its real name.
         """
         self._watchers.setdefault(key, {})[deliver] = closely
 
-    def close_watchers(self, key: str) -> list[_Deliver]:
+    def close_watchers(self, key: str) -> list[Receiver]:
         """Return the `deliver` of those who watch for the name of that key closely."""
         return [deliver for deliver, closely in self._watchers.get(key, {}).items() if closely]
 
-    def unwatch(self, keys: Iterable[str], deliver: _Deliver) -> None:
+    def unwatch(self, keys: Iterable[str], deliver: Receiver) -> None:
         """Undo `watch`. Keys that are not watched do no harm."""
         for key in keys:
             watchers = self._watchers.get(key, {})

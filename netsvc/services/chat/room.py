@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from netsvc.base.bucket import Bucket
-from netsvc.services.chat.events import Acted, Event, MemberOrigin, Outlet, Said
+from netsvc.services.chat.events import Acted, Event, MemberOrigin, Outlet, Receiver, Said
 from netsvc.services.chat.names import ChatError, NameIndex, check_name, find_key, name_key
 from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.rules import Rules
@@ -56,8 +56,7 @@ class Member:
         self.peer = outlet.peer
         #: The account that it is logged in to.
         self.account: AccountRecord | None = None
-        #: Kept, because it is compared by identity, and a bound method is a new object each time it is looked up.
-        self.deliver: Callable[[Event], None] = outlet.deliver
+        self.deliver = outlet.receiver
         self.bucket = bucket
         #: How often it had to wait since its bucket was last full. 1: report it; more: it was reported.
         self.slowed = 0
@@ -121,7 +120,7 @@ class ChatRoom:
         self.history: deque[tuple[float, Said | Acted]] = deque(maxlen=history)
         #: In the order of joining.
         self.members: dict[Member, None] = {}
-        self._everyone: tuple[Callable[[Event], None], ...] | None = ()
+        self._everyone: tuple[Receiver, ...] | None = ()
 
     @property
     def record(self) -> RoomRecord:
@@ -138,8 +137,8 @@ class ChatRoom:
         return self.key == LOBBY or bool(self.rules.founder)
 
     @property
-    def everyone(self) -> tuple[Callable[[Event], None], ...]:
-        """The `deliver` of each member, in a tuple that no later change of the room touches."""
+    def everyone(self) -> tuple[Receiver, ...]:
+        """The receiver of each member, in a tuple that no later change of the room touches."""
         if self._everyone is None:
             self._everyone = tuple(member.deliver for member in self.members)
         return self._everyone
