@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from netsvc.errors import UserError
-from netsvc.services.chat.store.database import MIGRATIONS, Database, UnusableError
+from netsvc.services.chat.store.database import LOOK, MIGRATIONS, Database, UnusableError
 from netsvc.services.chat.store.interface import NewMessage, RoomRecord, StoreError, StoreLimits
 from tests.builders.stores import Kit, result_of, sqlite_kit
 
@@ -271,18 +271,22 @@ class TestFailures:
         kit.say("before")
         for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
             name.unlink()
+        kit.say("not noticed yet")
+        kit.time += LOOK
         kit.say("x")
         assert [new.text for new in kit.heard.lost] == ["x"]
         kit.clock.advance(1)
         kit.say("after")
-        assert [text for (text,) in rows(file, "SELECT text FROM message")] == ["before", "after"]
+        kept = ["before", "not noticed yet", "after"]
+        assert [text for (text,) in rows(file, "SELECT text FROM message")] == kept
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert [message.text for message in kit.restart().messages["den"]] == ["before", "after"]
+        assert [message.text for message in kit.restart().messages["den"]] == kept
 
     def test_a_replaced_file_is_not_touched_and_the_own_one_is_taken_back(self, kit: Kit, file: Path) -> None:
         kit.say("before")
         away = file.rename(file.with_name("away"))
         file.write_text("something else")
+        kit.time += LOOK
         kit.say("x")
         kit.clock.advance(30)
         assert kit.heard.changes == ["the history was deleted"]
@@ -295,6 +299,7 @@ class TestFailures:
     def test_a_deleted_directory_is_a_failure_like_others(self, kit: Kit, file: Path, tmp_path: Path) -> None:
         kit.say("before")
         moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
+        kit.time += LOOK
         kit.say("x")
         kit.clock.advance(1)
         assert len(kit.heard.changes) == 1

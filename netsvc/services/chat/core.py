@@ -326,7 +326,7 @@ class ChatCore:
         """
         now, bucket = self.context.reactor.seconds(), member.bucket
         self._places.heard(member, now)
-        if bucket.left(now) >= bucket.burst:
+        if member.slowed and bucket.left(now) >= bucket.burst:
             member.slowed = 0
         if wait := bucket.wait(1, now):
             member.slowed += 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -17,7 +16,7 @@ from twisted.python.failure import Failure
 
 from netsvc.base.errors import UserError
 from netsvc.base.text import escape
-from netsvc.services.chat.store.database import Database, InUseError, UnusableError, reason_of
+from netsvc.services.chat.store.database import Database, InUseError, Operation, UnusableError, reason_of
 from netsvc.services.chat.store.interface import (
     Kept,
     Message,
@@ -47,9 +46,6 @@ _REFUSED_BEYOND = 8
 #: Messages removed in one transaction by `trim` and `forget`: others wait for it.
 _PIECE = 1000
 
-#: What one operation does with the file.
-_Operation = Callable[[Database], Any]
-
 
 class Work(Protocol):
     """Runs functions that block, one after the other."""
@@ -66,31 +62,38 @@ class Thread:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._queue: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        self._waiting: deque[tuple[Callable[[], Any], Callable[[Any], None]] | None] = deque()
+        # To put something into a queue would wake the thread while this one has the GIL, only to wait for that.
+        self._count = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
         # A daemon: a disk that hangs must not keep the process from ending. What is not kept is not acknowledged.
         threading.Thread(target=self._work, name="chat store", daemon=True).start()
 
     def run(self, function: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Run a function in the thread."""
-        self._queue.put((function, done))
+        self._waiting.append((function, done))
+        os.eventfd_write(self._count, 1)
 
     def end(self) -> None:
         """End the thread."""
-        self._queue.put(None)
+        self._waiting.append(None)
+        os.eventfd_write(self._count, 1)
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while os.eventfd_read(self._count) and (item := self._waiting.popleft()) is not None:
             function, done = item
             self._reactor.callFromThread(done, function())
+        os.close(self._count)
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """An operation, and who waits for its result: a Deferred, or the listener for the message that it appends."""
+class _Batch:
+    """Operations of one transaction."""
 
-    operation: _Operation
-    answer: Deferred[Any] | None
-    new: NewMessage | None = None
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        #: Of each, the Deferred that waits for its result; None for a message, whose result the listener gets.
+        self.answers: list[Deferred[Any] | None] = []
+        #: The characters of the messages.
+        self.characters = 0
 
 
 class SqliteStore:
@@ -126,8 +129,9 @@ class SqliteStore:
         self._make_work = work or partial(Thread, reactor)
         self._database = Database(path, limits, full=full, patience=patience, now=now)
         self._failure: StoreError | None = None
-        self._waiting: list[_Waiting] = []
-        self._characters = 0
+        #: What waits for the next transaction, and what is in the one that is under way.
+        self._waiting = _Batch()
+        self._batch = self._waiting
         self._busy = False
         #: The calls that are due: of the next transaction, and of the next attempt to open the file or to write.
         self._turn: Any = None
@@ -147,7 +151,8 @@ class SqliteStore:
     @property
     def is_behind(self) -> bool:
         """Whether many operations wait."""
-        return len(self._waiting) >= _MANY or self._characters >= _MANY_CHARACTERS
+        waiting = self._waiting
+        return len(waiting.operations) >= _MANY or waiting.characters >= _MANY_CHARACTERS
 
     def check(self) -> None:
         """Do nothing: to look into a file that is in use would release its locks, as POSIX has it."""
@@ -232,7 +237,7 @@ class SqliteStore:
 
     def _close(self) -> None:
         """Close the file after a last transaction."""
-        if self._waiting:
+        if self._waiting.operations:
             self._begin()
             return
         self._busy = True
@@ -253,8 +258,8 @@ class SqliteStore:
         if error := self._refusal():
             self._listener.refused([new], error)
             return
-        self._characters += len(new.text)
-        self._add(_Waiting(lambda database: database.append(new), None, new))
+        self._waiting.characters += len(new.text)
+        self._add(new, None)
 
     def put(self, *records: Record) -> Deferred[None]:
         """Keep records."""
@@ -301,8 +306,10 @@ class SqliteStore:
         return self._ask(operation).addCallback(go_on)
 
     def _refusal(self) -> StoreError | None:
+        waiting = self._waiting
         if self._failure is None and (
-            len(self._waiting) >= _MANY * _REFUSED_BEYOND or self._characters >= _MANY_CHARACTERS * _REFUSED_BEYOND
+            len(waiting.operations) >= _MANY * _REFUSED_BEYOND
+            or waiting.characters >= _MANY_CHARACTERS * _REFUSED_BEYOND
         ):
             return StoreError("the disk is too slow")
         return self._failure
@@ -312,11 +319,12 @@ class SqliteStore:
         if error := self._refusal():
             answer.errback(error)
         else:
-            self._add(_Waiting(operation, answer))
+            self._add(operation, answer)
         return answer
 
-    def _add(self, waiting: _Waiting) -> None:
-        self._waiting.append(waiting)
+    def _add(self, operation: Operation, answer: Deferred[Any] | None) -> None:
+        self._waiting.operations.append(operation)
+        self._waiting.answers.append(answer)
         if not self._busy and self._turn is None and self._is_open:
             self._turn = self._reactor.callLater(0, self._begin)
 
@@ -324,54 +332,55 @@ class SqliteStore:
         """Begin a transaction with everything that waits."""
         self._turn = None
         self._busy = True
-        batch, self._waiting, self._characters = self._waiting, [], 0
-        self._work.run(partial(self._write, batch), partial(self._written, batch))
+        self._batch, self._waiting = self._waiting, _Batch()
+        self._work.run(self._write, self._written)
 
-    def _write(self, batch: list[_Waiting]) -> list[Any] | Exception:
+    def _write(self) -> list[Any] | Exception:
         """Write in the thread; return the results, or why nothing was written."""
         try:
-            return self._database.run(each.operation for each in batch)
+            return self._database.run(self._batch.operations)
         except Exception as error:  # noqa: BLE001  (the reactor's thread reports it)
             return error
 
-    def _written(self, batch: list[_Waiting], results: list[Any] | Exception) -> None:
+    def _written(self, results: list[Any] | Exception) -> None:
         self._busy = False
+        batch, self._batch = self._batch, _Batch()
         if isinstance(results, Exception):
             self._fail(results)
             self._refuse(batch)
-            waiting, self._waiting, self._characters = self._waiting, [], 0
+            waiting, self._waiting = self._waiting, _Batch()
             self._refuse(waiting)
         else:
             self._report(batch, results)
         if self._closed is not None:
             self._close()
-        elif self._waiting and not self._busy and self._turn is None:
+        elif self._waiting.operations and not self._busy and self._turn is None:
             self._begin()
 
-    def _report(self, batch: list[_Waiting], results: list[Any]) -> None:
+    def _report(self, batch: _Batch, results: list[Any]) -> None:
         """Report the results in the order of the operations; consecutive messages together."""
         appended: list[tuple[Message, NewMessage | None]] = []
-        for waiting, result in zip(batch, results, strict=True):
-            if waiting.new is not None and result[1]:
-                appended.append((result[0], waiting.new))
+        for operation, answer, result in zip(batch.operations, batch.answers, results, strict=True):
+            if isinstance(operation, NewMessage) and result[1]:
+                appended.append((result[0], operation))
                 continue
             if appended:
                 self._listener.appended(appended)
                 appended = []
-            if waiting.new is not None:
-                self._listener.repeated(result[0], waiting.new)
+            if isinstance(operation, NewMessage):
+                self._listener.repeated(result[0], operation)
             else:
-                _answer(waiting.answer, result)
+                _answer(answer, result)
         if appended:
             self._listener.appended(appended)
 
-    def _refuse(self, batch: list[_Waiting]) -> None:
+    def _refuse(self, batch: _Batch) -> None:
         assert self._failure is not None
-        for waiting in batch:
-            if waiting.new is not None:
-                self._listener.refused([waiting.new], self._failure)
+        for operation, answer in zip(batch.operations, batch.answers, strict=True):
+            if isinstance(operation, NewMessage):
+                self._listener.refused([operation], self._failure)
             else:
-                _answer(waiting.answer, StoreError(str(self._failure)))
+                _answer(answer, StoreError(str(self._failure)))
 
     def _fail(self, error: Exception) -> None:
         """Refuse everything until the file can be written."""
