@@ -90,6 +90,19 @@ def test_curl_resumes_and_asks_for_chinese_names(site: Site, root: Path, tmp_pat
     assert run("curl", "-sfkJO", f"{base}/%E5%AD%A6%E4%B9%A0.txt", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "command", ["wget -q -c -O big {url}", "aria2c -q -c -o big {url}", "aria2c -q -x 4 -s 4 -k 1M -o new {url}"]
+)
+def test_other_clients_resume_and_get_parts_at_once(site: Site, root: Path, tmp_path: Path, command: str) -> None:
+    words = command.format(url=f"http://127.0.0.1:{site.plain}/big").split()
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"no {words[0]} here")
+    (tmp_path / "big").write_bytes((root / "big").read_bytes()[:1_000_000])
+    assert run(*words, cwd=tmp_path).returncode == 0
+    got = tmp_path / ("new" if "new" in words else "big")
+    assert got.read_bytes() == (root / "big").read_bytes()
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_curl_gets_the_form_it_asks_for_with_a_digest_and_analysers_their_lines(tmp_path: Path) -> None:
     root, log = tmp_path / "root", tmp_path / "requests.log"
