@@ -470,7 +470,7 @@ class FileAnswer:
         exchange = self._exchange
         self._file, self._parts, self._first, self._sent = file, parts, 0, 0
         exchange.when_ended(self._gone)
-        file.evict = lambda: self._cut("stalled, and gave way to another")
+        file.evict = self._evicted
         exchange.start(status, headers, sum(len(head) + stop - start for head, start, stop in parts))
         self._transport: Any = exchange.lend_transport()
         self._next()
@@ -504,6 +504,9 @@ class FileAnswer:
             self._record(result, self._sent)
 
         core.receipts.expect(exchange.connection, ended)
+
+    def _evicted(self) -> None:
+        self._cut("stalled, and gave way to another")
 
     def _cut(self, reason: str) -> None:
         self._record(reason, self._sent + self._file.offset - self._first)
