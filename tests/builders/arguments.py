@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -57,9 +58,15 @@ THIS = __name__
 FILE = __file__
 
 
+@cache
+def _installed() -> Catalogue:
+    """Look once at all that is installed: it takes longer than most tests."""
+    return discover()
+
+
 def catalogue() -> Catalogue:
     """Our own services, and some of others: sound, with a long name, broken, and claimed twice."""
-    found = discover()
+    found = Catalogue(dict(_installed().services))
     gate = Service(
         "gate", "A gate", options=GateOptions, streams={"line": Line, "v2": Line}, datagrams={"letter": Letter}
     )

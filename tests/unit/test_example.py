@@ -22,7 +22,8 @@ from netsvc.options import declared_settings
 from netsvc.plan.limits import DEFAULTS, LIMITS
 from tests.builders.arguments import listens
 
-TEXT = example(discover())
+INSTALLED = discover()
+TEXT = example(INSTALLED)
 #: A key after a comment mark without a space between; the rest is prose.
 COMMENTED = re.compile(r"^#(?! |$)", re.M)
 
@@ -39,7 +40,7 @@ def invoke(*words: str) -> Result:
 
 def read(text: str) -> Any:
     Path("x.toml").write_text(text, "utf-8")
-    return read_arguments(["--config", "x.toml"], discover())
+    return read_arguments(["--config", "x.toml"], INSTALLED)
 
 
 def test_as_it_stands_it_serves_echo_and_chat_with_the_defaults() -> None:
