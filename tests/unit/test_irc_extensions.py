@@ -100,6 +100,64 @@ def said(lines: list[str]) -> list[str]:
     return [each.params[1] for each in messages(lines) if each.command == "PRIVMSG"]
 
 
+PLAYBACK = ("draft/event-playback", "draft/chathistory", "batch", "message-tags", "server-time", "extended-join")
+
+
+def test_history_with_what_else_happened(core: ChatCore) -> None:
+    clock = core.context.reactor
+    clock.advance(1)
+    ann = irc_client(core, "ann", *PLAYBACK)
+    bob, carl = irc_client(core, "bob"), irc_client(core, "carl", "draft/chathistory", "batch")
+    for client, line in (
+        (ann, "JOIN #den"),
+        (bob, "JOIN #den"),
+        (ann, "PRIVMSG #den :1"),
+        (ann, "TOPIC #den :tea"),
+        (bob, "NICK rob"),
+        (bob, "PRIVMSG #den :2"),
+        (ann, "MODE #den +v rob"),
+        (ann, "KICK #den rob :out"),
+        (bob, "JOIN #den"),
+        (bob, "PART #den :bye"),
+        (bob, "JOIN #den"),
+        (bob, "QUIT"),
+        (carl, "JOIN #den"),
+    ):
+        clock.advance(1)
+        client.sends(line)
+    everything = ["JOIN", "JOIN", "1", "TOPIC", "NICK", "2", "MODE", "KICK", "JOIN", "PART", "JOIN", "QUIT", "JOIN"]
+
+    def asks(what: str) -> list[IrcMessage]:
+        ann.sees()
+        first, *items, last = messages(ann.sends(f"CHATHISTORY {what}"))
+        assert first.command == last.command == "BATCH"
+        assert {each.tags["batch"] for each in items} <= {first.params[0][1:]}
+        return items
+
+    def shown(items: list[IrcMessage]) -> list[str]:
+        return [each.params[1] if each.command == "PRIVMSG" else each.command for each in items]
+
+    items = asks("LATEST #den * 100")
+    assert shown(items) == everything
+    assert items[0].source.startswith("ann!") and items[0].params == ("#den", "*", "ann the person")
+    assert [each.tags["time"] for each in items] == sorted(each.tags["time"] for each in items)
+    ids = [each.tags["msgid"] for each in items]
+    assert len(set(ids)) == len(ids)
+    for kind in ("msgid", "time"):
+        for place in range(len(items)):
+            point = f"{'timestamp' if kind == 'time' else kind}={items[place].tags[kind]}"
+            assert shown(asks(f"AFTER #den {point} 3")) == everything[place + 1 : place + 4]
+            assert shown(asks(f"BEFORE #den {point} 3")) == everything[max(0, place - 3) : place]
+            assert shown(asks(f"LATEST #den {point} 3")) == everything[place + 1 :][-3:]
+            assert shown(asks(f"AROUND #den {point} 3")) == everything[max(0, place - 1) : place + 2]
+            far = f"{'timestamp' if kind == 'time' else kind}={items[-1].tags[kind]}"
+            assert shown(asks(f"BETWEEN #den {point} {far} 3")) == everything[place + 1 : -1][:3]
+            assert shown(asks(f"BETWEEN #den {far} {point} 3")) == everything[place + 1 : -1][-3:]
+    # Who has not asked for it gets messages only.
+    carl.sees()
+    assert carl.codes("CHATHISTORY LATEST #den * 100") == ["BATCH", "PRIVMSG", "PRIVMSG", "BATCH"]
+
+
 def test_history(core: ChatCore) -> None:
     ann = irc_client(core, "ann", "draft/chathistory", "batch", "message-tags", "server-time", "echo-message")
     ann.sends("JOIN #den")

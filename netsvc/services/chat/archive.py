@@ -56,6 +56,9 @@ class _Room(Protocol):
     def name(self) -> str: ...
     @property
     def history(self) -> deque[tuple[float, Said | Acted]]: ...
+
+    last_id: int
+
     @property
     def everyone(self) -> Audience: ...
 
@@ -221,6 +224,7 @@ class Archive:
                 else:
                     continue
                 room.history.append((message.time, event))
+                room.last_id = message.id
             self.sent(len(messages))
         self._settle(settled)
 

@@ -174,9 +174,9 @@ class ChatCore:
         last = {room: messages[-1].time for room, messages in kept.messages.items() if messages}
         for record in sorted(kept.rooms, key=lambda record: last.get(record.key, record.made)):
             room = self.rooms.restore(record)
-            room.history.extend(
-                (message.time, event_of(room.name, message)) for message in kept.messages.get(record.key, ())
-            )
+            messages = kept.messages.get(record.key, ())
+            room.history.extend((message.time, event_of(room.name, message)) for message in messages)
+            room.last_id = messages[-1].id if messages else 0
         self.rooms.shrink()
 
     @property
@@ -292,7 +292,9 @@ class ChatCore:
         # When everybody leaves at once, no one needs to know of each.
         if not self._draining:
             why = clean_text(why)[:LONGEST_REASON]
-            self.delivery.send(_neighbours(rooms), Departed(member.name, reason, why, source=member.source))
+            departed = Departed(member.name, reason, why, source=member.source)
+            self._note(departed, rooms)
+            self.delivery.send(_neighbours(rooms), departed)
 
     def drain(self) -> Deferred[None]:
         """Refuse new members and messages; keep and deliver what was sent; disconnect every member after a goodbye."""
@@ -391,7 +393,13 @@ class ChatCore:
         self._members.add(name, member)
         if is_other:
             self.presence.came(member)
-        self._tell(member, _neighbours(member.rooms), Renamed(old, name, source=member.source))
+        renamed = Renamed(old, name, source=member.source)
+        self._note(renamed, member.rooms)
+        self._tell(member, _neighbours(member.rooms), renamed)
+
+    def _note(self, event: Event, rooms: Iterable[ChatRoom]) -> None:
+        for room in rooms:
+            room.note(event, self.now())
 
     def _tell(self, member: Member, audience: Audience, event: Event, characters: int = 0) -> None:
         """Deliver what a member did to the others of an audience, and to its own protocol."""
@@ -495,6 +503,7 @@ class ChatCore:
         if not room.is_kept:
             self.keep_room(room)
         joined = Joined(room.name, member.name, member.real_name, member.away, source=member.source)
+        self._note(joined, [room])
         self._tell(member, room.everyone, joined)
         return room
 
@@ -518,7 +527,9 @@ class ChatCore:
         self.congestion.admit(room.members.keys(), room.name, member.name, why)
         self._note_read(member, [room])
         self.rooms.leave(room, member)
-        self._tell(member, room.everyone, Left(room.name, member.name, why, source=member.source))
+        left = Left(room.name, member.name, why, source=member.source)
+        self._note(left, [room])
+        self._tell(member, room.everyone, left)
 
     def retitle(self, member: Member, room: ChatRoom, text: str) -> None:
         """Change the topic of a room that the member is in; an empty one removes it."""
@@ -533,6 +544,7 @@ class ChatCore:
         room.topic, room.topic_by, room.topic_time = topic, member.name, self.now()
         self.keep_room(room)
         retitled = Retitled(room.name, member.name, topic, source=member.source)
+        self._note(retitled, [room])
         self._tell(member, room.everyone, retitled, len(topic))
 
     def say(self, member: Member, room: ChatRoom, text: str, tags: str = "") -> None:

@@ -279,6 +279,7 @@ class Moderation:
         everyone = room.everyone
         self._core.rooms.leave(room, other)
         kicked = Kicked(room.name, other.name, member.name, why, source=member.source)
+        room.note(kicked, self._core.now())
         member.own(kicked)
         self._core.delivery.send(everyone, kicked, member.deliver)
 
@@ -290,6 +291,7 @@ class Moderation:
 
     def _tell(self, room: ChatRoom, member: Member, event: Changed) -> None:
         event = replace(event, source=member.source)
+        room.note(event, self._core.now())
         member.own(event)
         self._core.delivery.send(room.everyone, event, member.deliver)
 

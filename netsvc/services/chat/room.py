@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from netsvc.base.bucket import Bucket
 from netsvc.services.chat.events import Acted, Event, MemberOrigin, Outlet, Receiver, Said
@@ -13,10 +14,12 @@ from netsvc.services.chat.options import ChatOptions
 from netsvc.services.chat.rules import Rules
 from netsvc.services.chat.store.interface import AccountRecord, RoomRecord
 
-__all__ = ["LOBBY", "ChatRoom", "Member", "Rooms", "tenth"]
+__all__ = ["LOBBY", "ChatRoom", "Happening", "Member", "Rooms", "tenth"]
 
 #: The room that always exists.
 LOBBY = "lobby"
+#: Things that happened in a room which are remembered.
+MOST_HAPPENINGS = 200
 
 #: The characters that are # in NFKC.
 _SIGNS = ("#", "\uff03", "\ufe5f")
@@ -84,15 +87,26 @@ class Member:
         return f"{self.key}!{self.source.user}@{self.source.host}".casefold()
 
 
+class Happening(NamedTuple):
+    """Something that happened in a room after the message with the id `after`. Its number is that of no other one."""
+
+    after: int
+    number: int
+    time: float
+    event: Event
+
+
 class ChatRoom:
     """A room: its members, topic and last messages. Protocols read it, and change it through the core only."""
 
     __slots__ = (
         "_everyone",
         "founder",
+        "happened",
         "history",
         "is_kept",
         "key",
+        "last_id",
         "made",
         "members",
         "name",
@@ -118,6 +132,10 @@ class ChatRoom:
         self.rules = Rules()
         #: The last messages, each with the time when it was sent.
         self.history: deque[tuple[float, Said | Acted]] = deque(maxlen=history)
+        #: The id of its last message.
+        self.last_id = 0
+        #: The last things that happened in it besides messages. The store does not keep them.
+        self.happened: deque[Happening] = deque(maxlen=MOST_HAPPENINGS)
         #: In the order of joining.
         self.members: dict[Member, None] = {}
         self._everyone: tuple[Receiver, ...] | None = ()
@@ -142,6 +160,12 @@ class ChatRoom:
         if self._everyone is None:
             self._everyone = tuple(member.deliver for member in self.members)
         return self._everyone
+
+    def note(self, event: Event, time: float) -> None:
+        """Note what happened in it, and when (seconds since 1970)."""
+        # After a restart greater than before it.
+        number = self.happened[-1].number + 1 if self.happened else int(time * 1000)
+        self.happened.append(Happening(self.last_id, number, time, event))
 
     def add(self, member: Member) -> None:
         """Add a member."""

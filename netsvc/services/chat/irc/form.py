@@ -42,7 +42,7 @@ from netsvc.services.chat.names import name_key
 from netsvc.services.chat.rules import VALUED_MODES
 from netsvc.services.chat.wording import wording
 
-__all__ = ["MODE_LETTERS", "Detail", "IrcForm", "irc_form", "irc_time", "message_id", "plain"]
+__all__ = ["MODE_LETTERS", "Detail", "IrcForm", "happening_id", "irc_form", "irc_time", "message_id", "plain"]
 
 #: Of each mode of a room, its letter. `outside` is the opposite of `n`.
 MODE_LETTERS = {
@@ -112,6 +112,11 @@ def message_id(event: Event) -> str:
     return getattr(event, "id", "")
 
 
+def happening_id(room: str, after: int, number: int) -> str:
+    """Return the id of something that happened in a room after the message with the id `after`; see `Happening`."""
+    return f"{after}.{number}-{_room_tail(room)}"
+
+
 class IrcForm:
     """The lines of events as bytes, the same for all clients that want the same details.
 
@@ -142,6 +147,19 @@ class IrcForm:
         say = _LINES.get(type(event))
         if say is not None:
             yield from say(self, event, extra)
+
+    def replay(self, event: Event, extra: str, time: float, id: str) -> str:
+        """Return the line of something that happened at a time, under an id; empty if it is none of IRC's."""
+        if isinstance(event, Changed) and event.change not in _CHANGES and event.change != "modes":
+            return ""
+        parts = [extra] if extra else []
+        if self._has_time:
+            parts.append(f"time={irc_time(time)}")
+        if self._has_tags:
+            parts.append(f"msgid={id}")
+        # These lines have tags of their own, which are those of now.
+        line = next(_bare_form(self).lines(event), "")
+        return f"@{';'.join(parts)} {line}" if parts and line else line
 
     def tags(self, event: Event, extra: str = "", *, is_first: bool = True) -> str:
         """Return the tags of an event. A message in several lines has its id in the first one."""
@@ -297,6 +315,11 @@ def _parts(text: str, room: int) -> Iterator[str]:
         yield data[:end].decode()
         data = data[end:]
     yield data.decode()
+
+
+def _bare_form(form: IrcForm) -> IrcForm:
+    """Return a form with the same lines and no tags."""
+    return irc_form(form.server, form.details & Detail.EXTENDED_JOIN, form._now)
 
 
 @lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
@@ -11,11 +12,12 @@ from netsvc.services.chat.archive import event_of
 from netsvc.services.chat.core import ChatRoom
 from netsvc.services.chat.events import Marked
 from netsvc.services.chat.irc.command import IrcCommand
-from netsvc.services.chat.irc.form import irc_time
+from netsvc.services.chat.irc.form import happening_id, irc_time
 from netsvc.services.chat.irc.message import IrcMessage, format_message
 from netsvc.services.chat.irc.session import IrcSession
 from netsvc.services.chat.irc.support import MOST_HISTORY
 from netsvc.services.chat.names import name_key
+from netsvc.services.chat.room import Happening
 from netsvc.services.chat.store.interface import Message
 
 __all__ = ["PAST_COMMANDS", "send_marker"]
@@ -24,30 +26,52 @@ __all__ = ["PAST_COMMANDS", "send_marker"]
 _MOST_MARKERS = 200
 
 
+_Item = Message | Happening
+
+
 class _Point:
     """A place in the history of a room: a message by its id, or a time."""
 
     def __init__(self, text: str) -> None:
         kind, _, value = text.partition("=")
         self.id: int | None = None
+        #: Of something that happened after the message with that id; 0: the message itself.
+        self.number = 0
         self.time = 0.0
         if kind == "msgid":
-            number = value.partition("-")[0]
-            if not (number.isascii() and number.isdigit() and len(number) < 19):
+            numbers = value.partition("-")[0].split(".")
+            if len(numbers) > 2 or not all(each.isascii() and each.isdigit() and len(each) < 19 for each in numbers):
                 raise ValueError(text)
-            self.id = int(number)
+            self.id, self.number = int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
         elif kind == "timestamp":
             self.time = datetime.fromisoformat(value).timestamp()
         else:
             raise ValueError(text)
 
-    def is_before(self, message: Message) -> bool:
-        """Return whether a message is after this point."""
-        return message.id > self.id if self.id is not None else _milliseconds(message.time) > _milliseconds(self.time)
+    def is_before(self, item: _Item) -> bool:
+        """Return whether an item is after this point."""
+        if self.id is not None:
+            return _place(item) > (self.id, self.number)
+        return _milliseconds(item.time) > _milliseconds(self.time)
 
-    def is_after(self, message: Message) -> bool:
-        """Return whether a message is before this point."""
-        return message.id < self.id if self.id is not None else _milliseconds(message.time) < _milliseconds(self.time)
+    def is_after(self, item: _Item) -> bool:
+        """Return whether an item is before this point."""
+        if self.id is not None:
+            return _place(item) < (self.id, self.number)
+        return _milliseconds(item.time) < _milliseconds(self.time)
+
+
+def _place(item: _Item) -> tuple[int, int]:
+    """Return where an item is in the order of a room."""
+    return (item.id, 0) if isinstance(item, Message) else (item.after, item.number)
+
+
+class _Query(NamedTuple):
+    """What is asked for: CHATHISTORY's word (REVERSE: BETWEEN, with the later point first), points, and how much."""
+
+    verb: str
+    points: Sequence[_Point | None]
+    limit: int
 
 
 def _milliseconds(seconds: float) -> int:
@@ -79,20 +103,53 @@ def _chathistory(session: IrcSession, message: IrcMessage) -> Deferred[None] | N
     except (ValueError, OverflowError):
         session.fail("CHATHISTORY", "INVALID_PARAMS", verb, "Invalid parameters")
         return None
-    reading = Deferred.fromCoroutine(_read(session, room, verb, asked, limit))
-    return reading.addCallback(lambda messages: _send(session, room, messages))
+    if verb == "BETWEEN" and _is_later(*asked):
+        verb, asked = "REVERSE", asked[::-1]
+    query = _Query(verb, asked, limit)
+    reading = Deferred.fromCoroutine(_read(session, room, query))
+    return reading.addCallback(lambda messages: _send(session, room, _played(session, room, query, messages)))
 
 
-def _send(session: IrcSession, room: ChatRoom, messages: Sequence[Message]) -> None:
+def _is_later(first: _Point | None, second: _Point | None) -> bool:
+    assert first is not None and second is not None
+    if first.id is not None and second.id is not None:
+        return (first.id, first.number) > (second.id, second.number)
+    return first.time > second.time
+
+
+def _send(session: IrcSession, room: ChatRoom, items: Sequence[_Item]) -> None:
     with session.batch("chathistory", f"#{room.name}") as batch:
-        for message in messages:
-            batch.add(event_of(room.name, message))
+        for item in items:
+            if isinstance(item, Message):
+                batch.add(event_of(room.name, item))
+            else:
+                batch.replay(item.event, item.time, happening_id(room.name, item.after, item.number))
 
 
-async def _read(
-    session: IrcSession, room: ChatRoom, verb: str, points: Sequence[_Point | None], limit: int
-) -> list[Message]:
+def _played(session: IrcSession, room: ChatRoom, query: _Query, messages: list[Message]) -> Sequence[_Item]:
+    """Return messages with what else happened between them, for a client that knows that."""
+    if not session.has("draft/event-playback"):
+        return messages
+    verb, points, limit = query
+    first, last = points[0], points[-1]
+    happened = [
+        each
+        for each in room.happened
+        if (first is None or verb in {"BEFORE", "AROUND"} or first.is_before(each))
+        and (last is None or verb not in {"BEFORE", "BETWEEN", "REVERSE"} or last.is_after(each))
+    ]
+    items: list[_Item] = sorted([*messages, *happened], key=_place)
+    if verb == "AROUND":
+        assert first is not None
+        middle = sum(first.is_after(each) for each in items)
+        start = max(0, middle - limit // 2)
+        return items[start : middle + limit - limit // 2]
+    return items[:limit] if verb in {"AFTER", "BETWEEN"} else items[-limit:]
+
+
+async def _read(session: IrcSession, room: ChatRoom, query: _Query) -> list[Message]:
     """Return the messages that are asked for, oldest first."""
+    verb, points, limit = query
     read, key = session.core.archive.store.read, room.key
     first, last = points[0], points[-1]
     if first is None:
@@ -103,18 +160,15 @@ async def _read(
         return await _before(session, key, first, limit)
     if verb == "AFTER":
         return await _after(session, key, first, limit)
-    if verb == "BETWEEN":
+    if verb in {"BETWEEN", "REVERSE"}:
         assert last is not None
-        start, end, reverse = first, last, False
-        if (first.id or first.time) > (last.id or last.time):
-            start, end, reverse = last, first, True
-        if reverse:
-            return [each for each in await _before(session, key, end, limit) if start.is_before(each)]
-        return [each for each in await _after(session, key, start, limit) if end.is_after(each)]
+        if verb == "REVERSE":
+            return [each for each in await _before(session, key, last, limit) if first.is_before(each)]
+        return [each for each in await _after(session, key, first, limit) if last.is_after(each)]
     half = limit // 2
     before = await _before(session, key, first, half) if half else []
     if first.id is not None:
-        after = await read(key, limit - half, after=first.id - 1)
+        after = await read(key, limit - half, after=first.id - (not first.number))
     else:
         after = await read(key, limit - half, since=first.time)
     return [*before, *after]
@@ -123,6 +177,8 @@ async def _read(
 async def _before(session: IrcSession, key: str, point: _Point, limit: int) -> list[Message]:
     read = session.core.archive.store.read
     number = point.id
+    if number is not None and point.number:
+        number += 1
     if number is None:
         following = await read(key, 1, since=point.time)
         if not following:

@@ -49,6 +49,7 @@ CAPABILITIES = (
     "batch",
     "cap-notify",
     "draft/chathistory",
+    "draft/event-playback",
     "draft/read-marker",
     "echo-message",
     "extended-monitor",
@@ -86,6 +87,7 @@ class IrcSession:
         #: What it says to the others when it leaves.
         self.farewell = ""
         self.form: IrcForm = irc_form(self.server, Detail(0), core.now)
+        outbox.form = self.form
         #: What it has said of itself until it is registered.
         self.nick = self.user = self.real_name = self.password = ""
         self.account: AccountRecord | None = None
@@ -128,8 +130,13 @@ class IrcSession:
         for name in capabilities:
             details |= _DETAILS.get(name, Detail(0))
         self.form = irc_form(self.server, details, self.core.now)
+        self._adapt()
         if self.member is not None:
             self.member.echoes = "echo-message" in capabilities
+
+    def _adapt(self) -> None:
+        """Take rendered events, unless one may be an echo."""
+        self._outbox.form = None if self._echoes else self.form
 
     # What it is sent.
 
@@ -216,6 +223,7 @@ class IrcSession:
 
     def _echo(self, event: Said | Acted) -> None:
         labelled = self._echoes.popleft()
+        self._adapt()
         lines = [f"{line}\r\n".encode("utf-8", "replace") for line in self.form.lines(event)]
         if labelled is None:
             self._send(b"".join(lines))
@@ -225,6 +233,7 @@ class IrcSession:
 
     def _unsent(self, event: Unsent) -> None:
         labelled = self._echoes.popleft() if self._echoes else None
+        self._adapt()
         line = self._line("404", self.name, f"#{event.room}", f"Not sent, as {event.reason}: {event.text[:100]}")
         if labelled is None:
             self._send(line)
@@ -247,6 +256,7 @@ class IrcSession:
         """Note that a message to a room was accepted, whose echo comes when it is kept."""
         if self.has("echo-message"):
             self._echoes.append(self._labelled)
+            self._adapt()
             if self._labelled is not None:
                 self._labelled.echoes += 1
 
@@ -368,8 +378,13 @@ class Batch:
             self._session.answer(format_message("BATCH", f"-{self._name}", source=self._session.server))
 
     def add(self, event: Event) -> None:
-        """Add the lines of an event."""
+        """Add the lines of a message."""
         for line in self._session.form.lines(event, self._tag):
+            self._session.answer(line)
+
+    def replay(self, event: Event, time: float, id: str) -> None:
+        """Add the line of something that happened at a time, under an id."""
+        if line := self._session.form.replay(event, self._tag, time, id):
             self._session.answer(line)
 
     def line(self, line: str) -> None:
