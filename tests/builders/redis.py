@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from netsvc.services.chat.store.interface import StoreLimits
 from netsvc.services.chat.store.redis import RedisStore
 from netsvc.services.chat.store.redis_link import LinkError, RedisAddress, RefusedError
+from netsvc.services.chat.store.redis_scripts import BATCH
 from tests.builders.stores import Kit
 
 _PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -80,7 +81,7 @@ def new_prefix() -> str:
 class DirectLink:
     """A link that waits for each answer. What a test appends to `faults` happens to the next commands.
 
-    `before` is called instead of sending a command, `after` when Redis has done it; both may raise `LinkError`.
+    Each fault is given a function that asks Redis, and returns the answer or raises.
     """
 
     def __init__(self, path: str) -> None:
@@ -89,6 +90,8 @@ class DirectLink:
         #: Why it cannot connect now.
         self.away = ""
         self.faults: list[Callable[[Callable[[], Any]], Any]] = []
+        #: What happens to the next script that writes.
+        self.write_fault: Callable[[Callable[[], Any]], Any] | None = None
         #: Whether answers wait until the test calls `go_on`.
         self.held = False
         self._waiting: list[Callable[[], None]] = []
@@ -119,6 +122,9 @@ class DirectLink:
             self.close()
         if self._socket is None:
             return fail(LinkError(self.away or "not connected"))
+        if self.write_fault and arguments[1] == BATCH:
+            self.faults.append(self.write_fault)
+            self.write_fault = None
         try:
             result = self.faults.pop(0)(lambda: self.ask(*arguments)) if self.faults else self.ask(*arguments)
         except (LinkError, RefusedError) as error:

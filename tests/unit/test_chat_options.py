@@ -7,6 +7,7 @@ from netsvc.interfaces import INetworkService
 from netsvc.options import declared_settings, parse_settings
 from netsvc.services.chat import service
 from netsvc.services.chat.options import ChatOptions
+from netsvc.services.chat.store.redis_link import parse_address
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_every_option_but_the_encoding_is_a_limit_with_a_default() -> None:
 @pytest.mark.parametrize("place", ["", "disk", "sqlite:", "sqlite", "disk://x", "sqlite:a\0b"])
 def test_a_store_is_memory_a_file_or_a_redis(place: str) -> None:
     assert parse_settings(ChatOptions, {"store": "memory"})["store"] == "memory"
-    for accepted in ("sqlite:a b", "redis://h", "rediss://u:p@h:1/2?prefix=x", "redis+unix:///a"):
-        assert parse_settings(ChatOptions, {"store": accepted})["store"] == accepted
+    for address in ("redis://h", "rediss://u:p@h:1/2?prefix=x", "redis+unix:///a"):
+        assert parse_settings(ChatOptions, {"store": address})["store"] == parse_address(address)
     with pytest.raises(UserError, match="sqlite:FILE"):
         parse_settings(ChatOptions, {"store": place})
 

@@ -14,7 +14,7 @@ from netsvc.base.errors import UserError
 from netsvc.services.chat.events import Forgetting, Remembering, Unsent
 from netsvc.services.chat.store.interface import NewMessage, RoomRecord, StoreError, StoreLimits
 from netsvc.services.chat.store.redis import LEASE, RedisStore
-from netsvc.services.chat.store.redis_link import RedisAddress, parse_address
+from netsvc.services.chat.store.redis_link import RedisAddress, RefusedError, parse_address
 from tests.builders.chat import Person, build_core, said
 from tests.builders.logs import Lines, collected
 from tests.builders.redis import DirectLink, RedisKit, lose_after, lose_before, refuse
@@ -56,6 +56,17 @@ def test_a_message_whose_answer_was_lost_is_kept_once_and_delivered_once(kit: Re
     assert kit.read() == ["a", "b", "c"] == [each.text for each in kit.heard.messages]
 
 
+def test_a_script_that_arrives_late_by_a_connection_that_was_given_up_does_nothing(kit: RedisKit) -> None:
+    kit.link.faults = [lose_before]
+    append(kit, "a")
+    late = kit.link.sent[-1]
+    kit.clock.advance(1)
+    append(kit, "b")
+    with pytest.raises(RefusedError, match="LATE"):
+        kit.link.ask(*late)
+    assert kit.read() == ["a", "b"]
+
+
 @pytest.mark.parametrize("fault", [lose_before, lose_after])
 def test_a_record_whose_answer_was_lost_is_kept_once(kit: RedisKit, fault: Any) -> None:
     kit.link.faults = [fault]
@@ -85,7 +96,7 @@ def test_messages_after_one_in_doubt_are_refused_after_it(kit: RedisKit) -> None
     assert kit.read() == ["a"]
 
 
-def test_doubt_ends_after_some_seconds(kit: RedisKit) -> None:
+def test_doubt_ends_after_some_seconds(kit: RedisKit, logged: Lines) -> None:
     kit.link.away = "Connection refused"
     append(kit, "a", "b")
     kit.clock.pump([1] * 10)
@@ -94,6 +105,7 @@ def test_doubt_ends_after_some_seconds(kit: RedisKit) -> None:
     kit.clock.advance(20)
     append(kit, "c")
     assert [each.text for each in kit.heard.messages] == ["c"]
+    assert not any("has lost" in line for line in logged)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +283,16 @@ def test_redis_that_forgot_everything_is_used_again(kit: RedisKit, logged: Lines
     append(kit, "d")
     assert kit.read() == ["d"]
     assert any("lost all" in line for line in logged)
+
+
+def test_redis_that_forgot_the_last_scripts_is_reported(kit: RedisKit, logged: Lines) -> None:
+    kit.say("a")
+    kit.say("b")
+    kit.link.ask("HSET", f"{kit.address.prefix}state", "batch", 1)
+    kit.link.faults = [lose_before]
+    append(kit, "c")
+    kit.clock.advance(1)
+    assert any("has lost what it had acknowledged last" in line for line in logged)
 
 
 @pytest.mark.parametrize(

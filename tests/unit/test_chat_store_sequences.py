@@ -21,7 +21,8 @@ from netsvc.services.chat.store.interface import (
     StoreError,
     StoreLimits,
 )
-from tests.builders.stores import AtOnce, memory_kit, sqlite_kit
+from tests.builders.redis import RedisKit, lose_after, lose_before
+from tests.builders.stores import AtOnce, Kit, memory_kit, result_of, sqlite_kit
 
 ROOMS = ("den", "lobby", "学习")
 ACCOUNTS = ("ann", "bob")
@@ -163,5 +164,105 @@ class TwoStores(RuleBasedStateMachine):
             self.both(lambda store, account=account: store.marks(account))
 
 
+class MemoryAndRedis(RuleBasedStateMachine):
+    """The store in Redis does what that in memory does, though Redis loses connections. Its ids are others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = StoreLimits(messages=8, days=1, rooms=2, accounts=1, markers=2)
+        self.memory, self.redis = memory_kit(Path(), self.limits), RedisKit(self.limits)
+        self.kits: tuple[Kit, ...] = (self.memory, self.redis)
+        for kit in self.kits:
+            kit.open()
+
+    def teardown(self) -> None:
+        self.redis.store.close()
+
+    def both(self, ask: Any) -> Any:
+        """Ask both stores the same; they answer the same, or refuse both."""
+        answers = []
+        for kit in self.kits:
+            try:
+                answer = ask(kit.store)
+                kit.clock.pump([1] * 3)
+                answers.append(without_ids(result_of(answer)))
+            except StoreError as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]
+
+    @rule(fault=st.sampled_from((lose_before, lose_after)))
+    def lose_the_connection(self, fault: Any) -> None:
+        # When something is written next: what is read fails.
+        self.redis.link.write_fault = fault
+
+    @rule(new=st.lists(messages, min_size=1, max_size=12))
+    def append(self, new: list[NewMessage]) -> None:
+        for kit in self.kits:
+            for each in new:
+                kit.store.append(each)
+            kit.clock.pump([1] * 3)
+        assert without_ids(self.memory.heard.messages) == without_ids(self.redis.heard.messages)
+        assert without_ids(self.memory.heard.again) == without_ids(self.redis.heard.again)
+        ids = [each.id for each in self.redis.heard.messages]
+        assert ids == sorted(set(ids))
+
+    @rule(chosen=st.lists(records, min_size=1, max_size=3))
+    def put(self, chosen: list[Record]) -> None:
+        self.both(lambda store: store.put(*chosen))
+
+    @rule(chosen=st.lists(records, min_size=1, max_size=2))
+    def remove(self, chosen: list[Record]) -> None:
+        self.both(lambda store: store.remove(*chosen))
+
+    @rule(account=accounts, room=rooms, id=st.integers(0, 50))
+    def mark(self, account: str, room: str, id: int) -> None:
+        self.both(lambda store: store.mark(account, room, id))
+
+    @rule(account=accounts)
+    def forget(self, account: str) -> None:
+        self.both(lambda store: store.forget(account))
+
+    @rule()
+    def trim(self) -> None:
+        self.both(lambda store: store.trim())
+
+    @rule(seconds=st.sampled_from((1.0, 3600.0, 80_000.0, -100.0)))
+    def let_time_pass(self, seconds: float) -> None:
+        for kit in self.kits:
+            kit.time += seconds
+
+    @rule(last=st.integers(0, 5))
+    def restart(self, last: int) -> None:
+        first, second = (kit.restart(last) for kit in self.kits)
+        for before, after in ((first.rooms, second.rooms), (first.accounts, second.accounts)):
+            assert {each.key: each for each in before} == {each.key: each for each in after}
+
+    @rule(room=rooms, limit=st.integers(0, 10), first=st.booleans(), number=st.integers(0, 12))
+    def read_a_part(self, room: str, limit: int, first: bool, number: int) -> None:
+        bounds = []
+        for kit in self.kits:
+            everything = kit.ask(kit.store.read(room, 1000))
+            bounds.append(everything[number].id if number < len(everything) else None)
+        ids = iter(bounds)
+        self.both(lambda store: store.read(room, limit, **{"after" if first else "before": next(ids)}))
+
+    @rule(room=rooms, limit=st.integers(0, 10), since=st.floats(900, 100_000))
+    def read_since(self, room: str, limit: int, since: float) -> None:
+        self.both(lambda store: store.read(room, limit, since=since))
+
+    @invariant()
+    def both_have_the_same(self) -> None:
+        for room in ROOMS:
+            self.both(lambda store, room=room: store.read(room, 1000))
+        for account in ACCOUNTS:
+            self.both(lambda store, account=account: store.marks(account))
+
+
+def without_ids(answer: Any) -> Any:
+    return [replace(each, id=0) for each in answer] if isinstance(answer, list) else answer
+
+
+TestMemoryAndRedis = MemoryAndRedis.TestCase
+TestMemoryAndRedis.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
 TestTwoStores = TwoStores.TestCase
 TestTwoStores.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)

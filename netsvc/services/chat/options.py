@@ -12,7 +12,7 @@ from netsvc.base.text import escape
 from netsvc.interfaces import Options
 from netsvc.options import byte_count, encoding, number, seconds, shown_as, whole_number
 from netsvc.services.chat.names import ChatError, check_name
-from netsvc.services.chat.store.redis_link import parse_address
+from netsvc.services.chat.store.redis_link import RedisAddress, parse_address
 
 __all__ = ["ChatOptions", "legacy_encoding", "name_list"]
 
@@ -70,12 +70,12 @@ _MEMORY = "memory"
 _SQLITE = "sqlite:"
 
 
-def store_place(value: Any) -> str:
+def store_place(value: Any) -> str | RedisAddress:
     """Accept where messages are kept: `memory`, `sqlite:` and a path, or the URL of a Redis."""
     text = str(value)
     if text.startswith("redis"):
-        parse_address(text)
-    elif text != _MEMORY and not (text.startswith(_SQLITE) and text != _SQLITE and "\0" not in text):
+        return parse_address(text)
+    if text != _MEMORY and not (text.startswith(_SQLITE) and text != _SQLITE and "\0" not in text):
         raise ValueError("memory, sqlite:FILE, or redis://HOST")
     return text
 

@@ -10,7 +10,7 @@ from netsvc.interfaces import Context
 from netsvc.services.chat.store.interface import Store, StoreLimits
 from netsvc.services.chat.store.memory import MemoryStore
 from netsvc.services.chat.store.redis import RedisStore
-from netsvc.services.chat.store.redis_link import RedisLink, parse_address
+from netsvc.services.chat.store.redis_link import RedisAddress, RedisLink
 from netsvc.services.chat.store.sqlite import SqliteStore
 
 __all__ = ["STORE_FILE", "build_store", "store_limits"]
@@ -33,17 +33,15 @@ def store_limits(options: Mapping[str, Any]) -> StoreLimits:
 def build_store(options: Mapping[str, Any], context: Context, now: Callable[[], float]) -> Store:
     """Build the store that the options choose. No side effects."""
     limits = store_limits(options)
-    place: str | None = options["store"]
+    place: str | RedisAddress | None = options["store"]
     if place is None and context.state_directory is not None:
         path = os.path.join(context.state_directory, STORE_FILE)
         make_directory: Callable[[], object] = context.make_state_directory
     elif place is None or place == "memory":
         return MemoryStore(limits, now)
-    elif place.startswith("redis"):
-        address, reactor = parse_address(place), context.reactor
-        link = RedisLink(address, reactor)
-        sync = bool(options["sync"])
-        return RedisStore(address, limits, reactor, context.log, now=now, link=link, sync=sync)
+    elif isinstance(place, RedisAddress):
+        link, sync = RedisLink(place, context.reactor), bool(options["sync"])
+        return RedisStore(place, limits, context.reactor, context.log, now=now, link=link, sync=sync)
     else:
         path = place.removeprefix("sqlite:")
         make_directory = bool

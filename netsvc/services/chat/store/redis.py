@@ -126,8 +126,8 @@ class RedisStore:
         self._sync = sync
         #: Who has the lease, as others see it.
         self._owner = f"{socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(4)})"
-        #: Of the lease, 0 before there is one; and the number of the last script.
-        self._epoch = self._number = 0
+        #: Of the lease, 0 before there is one; the number of the last script, and of the last that was answered.
+        self._epoch = self._number = self._answered = 0
         self._worth = ""
         self._failure: StoreError | None = None
         self._is_lost = self._is_waiting = False
@@ -392,6 +392,7 @@ class RedisStore:
                 self._refuse(batch)
             self._refuse_waiting()
         else:
+            self._answered = self._number
             self._report(batch, result)
         self._go_on()
 
@@ -445,17 +446,17 @@ class RedisStore:
             waiting = [each for each in waiting if each.draft is None]
         self._refuse(waiting)
 
-    def _settle(self) -> None:
+    def _settle(self, error: StoreError | None) -> None:
         """Refuse the messages that came after those that were in doubt."""
         behind, self._behind = self._behind, []
         if behind:
-            self._listener.refused(behind, self._failure or StoreError("Redis was away"))
+            self._listener.refused(behind, error or StoreError("Redis was away"))
 
     def _give_up_doubt(self) -> None:
         unknown, self._unknown = self._unknown, []
         if unknown:
             self._refuse(unknown, StoreError("Redis is away, so that it is not known whether this was kept"))
-        self._settle()
+        self._settle(self._failure)
 
     def _attempt(self) -> None:
         """Connect, and take the lease."""
@@ -463,7 +464,8 @@ class RedisStore:
         self._busy = True
         Deferred.fromCoroutine(self._connect()).addBoth(self._attempted)
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> tuple[bytes | None, Kept | None]:
+        """Return the answer that was unknown, and what is kept, if that is not known yet."""
         if not self._link.is_connected:
             await self._link.connect()
         epoch, number, text = await self._script(ACQUIRE, self._owner, str(int(LEASE * 1000)), str(self._epoch))
@@ -471,38 +473,45 @@ class RedisStore:
             raise _TakenError(text.decode())
         if self._epoch and epoch != self._epoch:
             self._log.error("{redis} has lost all that was kept in it", redis=self._shown)
-            self._number = number
-        elif self._epoch and number < self._number - bool(self._unknown):
+            self._number, self._answered = number + bool(self._unknown), number
+        elif self._epoch and number < self._answered:
             self._log.error(
                 "{redis} has lost what it had acknowledged last; appendfsync always prevents that", redis=self._shown
             )
         self._epoch = epoch
         await self._find_worth()
-        if self._unknown:
-            self._number = max(self._number, 1)
-            batch, answer = self._unknown, await self._send(self._unknown)
-            self._unknown = []
-            self._report(batch, answer)
-        self._settle()
-        if not self._is_open:
-            kept = await self._load()
-            self._is_open = True
-            self._listener.opened(kept)
+        # Asked again even if it was not done: then it is done now.
+        answer = await self._send(self._unknown) if self._unknown else None
+        return answer, None if self._is_open else await self._load()
 
-    def _attempted(self, result: Failure | None) -> None:
+    def _attempted(self, result: tuple[bytes | None, Kept | None] | Failure) -> None:
         if isinstance(result, Failure):
             self._fail(result.value)
             if self._unknown and (self._is_lost or self._reactor.seconds() - self._doubt >= _LONGEST_DOUBT):
                 self._give_up_doubt()
         else:
-            self._pause = _FIRST_RETRY
-            if self._renewal is None:
-                self._renewal = self._reactor.callLater(LEASE / 3, self._renew)
-            if self._failure is not None:
-                self._failure = None
-                self._log.info("{redis} can be used again", redis=self._shown)
-                self._listener.resumed()
+            self._recover(*result)
         self._go_on()
+
+    def _recover(self, answer: bytes | None, kept: Kept | None) -> None:
+        """Go on: Redis can be used, for the first time or again."""
+        self._pause = _FIRST_RETRY
+        if self._renewal is None:
+            self._renewal = self._reactor.callLater(LEASE / 3, self._renew)
+        # First: who gets an answer now may ask for more.
+        failure, self._failure = self._failure, None
+        if answer is not None:
+            batch, self._unknown = self._unknown, []
+            self._answered = self._number
+            self._report(batch, answer)
+        self._settle(failure)
+        if failure is not None:
+            self._log.info("{redis} can be used again", redis=self._shown)
+        if kept is not None:
+            self._is_open = True
+            self._listener.opened(kept)
+        elif failure is not None:
+            self._listener.resumed()
 
     def _renew(self) -> None:
         """Keep the lease. It also finds a connection that is dead."""

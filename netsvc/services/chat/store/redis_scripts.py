@@ -44,13 +44,15 @@ return 0
 """
 
 #: PREFIX OWNER NUMBER {OPERATION COUNT ARGUMENT…}…: do all operations, if the lease is held; return a line for each. A
-#: batch that has the number of the last one was done before: its answer is returned again.
+#: batch that has the number of the last one was done before: its answer is returned again. One with a lower number is
+#: refused: it comes from a connection that was given up.
 BATCH = """
 local p, number = ARGV[1], ARGV[3]
 local state = p .. 'state'
 if redis.call('GET', p .. 'owner') ~= ARGV[2] then return redis.error_reply('LOST the lease of the chat') end
 local known = redis.call('HMGET', state, 'batch', 'answer', 'ms', 'seq')
 if known[1] == number then return known[2] end
+if tonumber(number) < tonumber(known[1] or '0') then return redis.error_reply('LATE script of the chat') end
 -- The first write: without memory, it fails before anything has changed.
 redis.call('HSET', state, 'batch', number)
 local ms, seq = tonumber(known[3] or '0'), tonumber(known[4] or '0')
