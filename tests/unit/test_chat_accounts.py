@@ -119,6 +119,23 @@ def test_guessing_is_slowed_by_address_and_a_right_password_costs_nothing(core: 
     assert core.find("ann") is guesser.conversation.member
 
 
+def test_guessing_one_account_from_many_addresses_is_slowed_and_its_owner_comes_in(core: ChatCore) -> None:
+    ann = Person(core, peer="192.0.2.7")
+    ann.does(f"/login ann {PASSWORD}")
+    refusals: list[str] = []
+    for number in range(101):
+        answer = core.authenticate("ann", "wrong password", f"2001:db8:{number}::/64")
+        answer.addErrback(lambda failure: refusals.append(failure.getErrorMessage()))
+    assert [states(refusal, "try again in") for refusal in refusals] == [False] * 100 + [True]
+    elsewhere, home = Person(core, peer="198.51.100.1"), Person(core, peer="192.0.2.7")
+    assert states(elsewhere.does(f"/login ann {PASSWORD}")[0], "try again in")
+    home.does(f"/login ann {PASSWORD}")
+    assert core.find("ann") is home.conversation.member
+    core.context.reactor.advance(36)
+    elsewhere.does(f"/login ann {PASSWORD}")
+    assert core.find("ann") is elsewhere.conversation.member
+
+
 def test_passwords_are_not_taken_where_others_can_read_them(core: ChatCore) -> None:
     bob = Person(core, "bob")
     bob.is_confidential = False

@@ -13,7 +13,7 @@ from tests.builders.facts import states
 #: The accepted form, as each refusal names it.
 FORM = ("1 to 16",)
 
-RESERVED = reserved_names(["Chef"])
+RESERVED = reserved_names(["Chef", "irc"])
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ RESERVED = reserved_names(["Chef"])
             "a",
             "Ann",
             "a_b.c-d",
+            "_ann_",
             "a..b",
             "1st",
             "小明",
@@ -97,6 +98,8 @@ def test_names_of_any_script_are_accepted(name: str) -> None:
         ("Guest12", ['"Guest12"']),
         ("guestl", ['"guestl"']),
         ("CHEF", ['"CHEF"']),
+        ("ADM1N", ['"ADM1N"']),
+        ("lrc", ['"lrc"']),
     ],
 )
 def test_a_refusal_says_why_and_the_accepted_form(name: str, facts: list[str]) -> None:

@@ -23,6 +23,8 @@ SHORTEST_PASSWORD = 8
 #: Wrong passwords that an address may send at once, and a second from then on; and accounts that it may register. A
 #: school has one address.
 GUESS_BURST, GUESS_RATE = 10, 0.1
+#: The same for each account, from all addresses together but the one that its owner logged in from last.
+ACCOUNT_GUESS_BURST, ACCOUNT_GUESS_RATE = 100, 1 / 36
 REGISTRATION_BURST, REGISTRATION_RATE = 40, 1 / 60
 #: Passwords that are hashed at once, each in 32 MiB and some tenths of a second; and that wait for it.
 AT_ONCE, MOST_WAITING = 2, 64
@@ -31,7 +33,8 @@ AT_ONCE, MOST_WAITING = 2, 64
 class Accounts:
     """The accounts. A name that is registered, or looks like one that is, belongs to the account's owner.
 
-    Passwords are hashed in threads, a few at once, and an address that guesses is slowed down. The Deferreds fail with
+    Passwords are hashed in threads, a few at once. An address that guesses is slowed down, and so are many addresses
+    that guess the password of one account. The Deferreds fail with
     `ChatError`, or with `StoreError` if it could not be kept; then nothing has changed.
     """
 
@@ -43,6 +46,9 @@ class Accounts:
         self._turns = DeferredSemaphore(AT_ONCE)
         seconds = clock.seconds()
         self._guesses = PeerBuckets(GUESS_RATE, GUESS_BURST, seconds)
+        self._account_guesses = PeerBuckets(ACCOUNT_GUESS_RATE, ACCOUNT_GUESS_BURST, seconds)
+        #: By account, the address that it was last logged in from. There are no more of them than accounts.
+        self._homes: dict[str, str] = {}
         self._registrations = PeerBuckets(REGISTRATION_RATE, REGISTRATION_BURST, seconds)
 
     def __len__(self) -> int:
@@ -69,7 +75,7 @@ class Accounts:
 
     async def _register(self, name: str, password: str, peer: str) -> AccountRecord:
         self._check_free(name)
-        _slow_down(self._registrations, peer, self._clock.seconds(), "new accounts")
+        _slow_down(self._registrations, peer, self._clock.seconds(), "new accounts from your address")
         hashed = await self._hash(password)
         # Others may have registered it meanwhile.
         self._check_free(name)
@@ -95,7 +101,10 @@ class Accounts:
         record = self._index.get(key)
         if record is None:
             raise ChatError(f"the name {name} is not registered; /register PASSWORD registers the name that you have")
-        _slow_down(self._guesses, peer, self._clock.seconds(), "wrong passwords")
+        _slow_down(self._guesses, peer, self._clock.seconds(), "wrong passwords from your address")
+        is_home = self._homes.get(record.key) == peer
+        if not is_home:
+            _slow_down(self._account_guesses, record.key, self._clock.seconds(), "wrong passwords for this account")
         try:
             right = await self._run(verify_password, password, record.password)
         except PasswordError as error:
@@ -103,6 +112,9 @@ class Accounts:
         if not right:
             raise ChatError("wrong password")
         self._guesses.give_back(peer, self._clock.seconds())
+        if not is_home:
+            self._account_guesses.give_back(record.key, self._clock.seconds())
+            self._homes[record.key] = peer
         record = replace(self._index.get(record.key) or record, seen=self._now())
         self._replace(record)
         # Not having this kept does no harm.
@@ -142,7 +154,7 @@ class Accounts:
         return self._turns.run(deferToThreadPool, clock, clock.getThreadPool(), function, *arguments)
 
 
-def _slow_down(buckets: PeerBuckets, peer: str, now: float, what: str) -> None:
-    if wait := buckets.wait(peer, now):
-        raise ChatError(f"too many {what} from your address; try again in {wait:.0f} seconds")
-    buckets.take(peer, now)
+def _slow_down(buckets: PeerBuckets, key: str, now: float, what: str) -> None:
+    if wait := buckets.wait(key, now):
+        raise ChatError(f"too many {what}; try again in {wait:.0f} seconds")
+    buckets.take(key, now)

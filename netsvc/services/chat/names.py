@@ -111,9 +111,10 @@ def _problem(name: str, limit: int) -> str | None:
     refused = next((each for each in name if each in _STRUCTURE or each.isspace()), None) or _refused(name)
     if refused is not None:
         return f"{_shown(refused)} is not allowed in a name"
-    if unicodedata.category(name[0]) in _MARKS or (name[0].isascii() and not name[0].isalnum()):
+    # Clients of IRC add a _ to a name that is taken, and it is a letter there.
+    if unicodedata.category(name[0]) in _MARKS or (name[0].isascii() and not name[0].isalnum() and name[0] != "_"):
         return f"a name cannot begin with {_shown(name[0])}"
-    if name[-1] in _JOINERS:
+    if name[-1] in _JOINERS and name[-1] != "_":
         return f"a name cannot end with {_shown(name[-1])}"
     marks = 0
     for before, character in pairwise(name):
@@ -209,8 +210,9 @@ def reserved_names(more: Iterable[str] = ()) -> NameIndex[str]:
     """Return the names that no member can have, and `more`."""
     index: NameIndex[str] = NameIndex()
     for name in (*_RESERVED, *more):
-        if index.similar(name) is None:
-            index.add(name, name)
+        # ADM1N looks like ADMIN, and not like admin.
+        for spelling in (name, name.capitalize(), name.upper()):
+            index.add(spelling, name)
     return index
 
 
