@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from netsvc.errors import UserError
-from netsvc.services.chat.store.database import LOOK, MIGRATIONS, Database, UnusableError
+from netsvc.services.chat.store.database import INDEX, LOOK, MIGRATIONS, Database, UnusableError
 from netsvc.services.chat.store.interface import NewMessage, RoomRecord, StoreError, StoreLimits
 from tests.builders.stores import Kit, result_of, sqlite_kit
 
@@ -265,6 +266,25 @@ class TestFailures:
         kit.say("x" * 100_000)
         kit.clock.advance(1)
         assert not kit.heard.changes[-1]
+
+    def test_the_index_that_is_mapped_has_its_blocks_so_that_a_full_disk_kills_nothing(
+        self, kit: Kit, file: Path
+    ) -> None:
+        kit.say("before")
+        assert Path(f"{file}-shm").stat().st_blocks * 512 >= INDEX
+        assert Path(f"{file}.lock").stat().st_size < 20
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        other = Database(str(file.with_name("other")), LIMITS)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (INDEX - 1, limit[1]))
+        try:
+            with pytest.raises(UnusableError):
+                other.open()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        # It was not opened: nothing has been mapped.
+        assert not file.with_name("other").exists()
+        other.open()
+        other.close()
 
     def test_a_deleted_file_is_written_again_with_all_that_was_in_it(self, kit: Kit, file: Path) -> None:
         kit.store.put(RoomRecord("den", "Den"))

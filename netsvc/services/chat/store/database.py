@@ -29,13 +29,16 @@ from netsvc.services.chat.store.interface import (
     StoreLimits,
 )
 
-__all__ = ["LOOK", "MIGRATIONS", "Database", "InUseError", "Operation", "UnusableError"]
+__all__ = ["INDEX", "LOOK", "MIGRATIONS", "Database", "InUseError", "Operation", "UnusableError"]
 
 T = TypeVar("T")
 
 #: Seconds after which it is looked again whether the file was deleted or replaced. What was written meanwhile is not
 #: lost: a deleted file is written again.
 LOOK = 0.25
+
+#: Bytes for the index of SQLite's log, `-shm`: of a log that has grown to 128 MiB during a backup.
+INDEX = 256 * 1024
 
 #: Marks the file as a chat of netsvc: "nchT".
 APPLICATION_ID = 0x6E636854
@@ -186,6 +189,8 @@ class Database:
         self._migrations = migrations
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
+        #: The descriptor of the index. If it was closed before the connection is, that would lose its locks.
+        self._index: int | None = None
         #: What executes the statements of the transaction.
         self._cursor: sqlite3.Cursor | sqlite3.Connection
         #: The device and inode of the file and of its log, and when they were last compared.
@@ -204,6 +209,7 @@ class Database:
         """Take the lock, and open or create the file. Raises `UnusableError`, and then holds nothing."""
         self._take_lock()
         try:
+            self._check_space()
             self._connect()
         except BaseException:
             self.close()
@@ -222,6 +228,7 @@ class Database:
 
         A file that was deleted is written again, with all that was in it.
         """
+        self._check_space()
         connection = self._connection
         if connection is not None and self._identity != (found := self._identify()):
             if found[0] is not None and found[0] != self._identity[0]:
@@ -264,6 +271,22 @@ class Database:
             raise UnusableError(error.strerror or "it cannot be locked") from error
         self._lock = lock
 
+    def _check_space(self) -> None:
+        """Raise `UnusableError` if the disk has no space for the index.
+
+        SQLite maps it into memory. If there is no block left for a page of it, the system kills the process (SIGBUS);
+        that happens where blocks are smaller than pages, as in small ext4 file systems.
+        """
+        assert self._lock is not None
+        try:
+            size = os.fstat(self._lock).st_size
+            try:
+                _allocate(self._lock, INDEX)
+            finally:
+                os.ftruncate(self._lock, size)
+        except OSError as error:
+            raise UnusableError(error.strerror or "its lock cannot be written", "the disk has an error") from error
+
     def _connect(self) -> None:
         try:
             # SQLite would create it with the permissions that the umask leaves.
@@ -284,8 +307,13 @@ class Database:
                 f"ifnull((SELECT max((SELECT max(id) FROM message WHERE message.room = each.room)) "
                 f"FROM ({_ROOMS}) AS each), 0))"
             ).fetchone()
+            # What was read has created it.
+            self._index = os.open(f"{self.path}-shm", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            _allocate(self._index, INDEX)
         except sqlite3.Error as error:
             raise UnusableError(str(error), reason_of(error)) from error
+        except OSError as error:
+            raise UnusableError(error.strerror or "its index cannot be opened") from error
         self._identity = self._identify()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -313,6 +341,9 @@ class Database:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+        if self._index is not None:
+            os.close(self._index)
+            self._index = None
 
     def _identify(self) -> tuple[tuple[int, int] | None, ...]:
         return (_identity(self.path), _identity(f"{self.path}-wal"))
@@ -562,6 +593,19 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Make a file at least so large, with blocks on the disk for all of it. Raises `UnusableError`."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        # A file system that cannot tell.
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+            return
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else "the disk has an error"
+        raise UnusableError(error.strerror or "it has no space", reason) from error
 
 
 def _json(value: object) -> str:
