@@ -21,6 +21,8 @@ MOST_DEPARTED = 256
 #: Takes the `Record` of each connection and session that has ended, or the `RequestRecord` of each request.
 Recorder = Callable[[Any], None]
 
+_make: Any = tuple.__new__
+
 #: Numbers the connections and sessions of the process.
 next_number = count(1).__next__
 
@@ -124,19 +126,23 @@ class Tally:
             return
         try:
             record(
-                Record(
-                    time.time() if when is None else when,
-                    self.service,
-                    self.protocol,
-                    self.kind,
-                    self.place,
-                    *peer,
-                    bytes_in,
-                    bytes_out,
-                    datagrams_in,
-                    datagrams_out,
-                    seconds,
-                    *cause,
+                # One call less than the constructor of a named tuple.
+                _make(
+                    Record,
+                    (
+                        time.time() if when is None else when,
+                        self.service,
+                        self.protocol,
+                        self.kind,
+                        self.place,
+                        *peer,
+                        bytes_in,
+                        bytes_out,
+                        datagrams_in,
+                        datagrams_out,
+                        seconds,
+                        *cause,
+                    ),
                 )
             )
         except Exception:  # noqa: BLE001  (the connection has ended all the same)

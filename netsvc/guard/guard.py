@@ -30,7 +30,7 @@ from netsvc.guard.lingering import Lingering
 from netsvc.guard.refusals import Refusals
 from netsvc.guard.sessions import Sessions
 from netsvc.guard.tcp import Traffic, keep_alive, read_traffic
-from netsvc.guard.timeouts import Watch, Watched
+from netsvc.guard.timeouts import Watch, Watched, terms_of
 from netsvc.interfaces import Kind
 from netsvc.plan.limits import DEFAULTS, Limits, in_force
 from netsvc.reactor.accept import AcceptMixin
@@ -350,7 +350,9 @@ class GuardedFactory(Factory):
         levels = [level.limits for level in gate.levels]
         self._gate = gate
         self.bandwidth = Bandwidth(gate, self.guard.clock)
-        self.watched = [in_force(levels, name) for name in ("handshake", "idle", "life", "minrate", "keepalive")]
+        self.terms = terms_of(
+            *(in_force(levels, name) for name in ("handshake", "idle", "life", "minrate", "keepalive"))
+        )
         self._keep_alive()
 
     def listens_on(self, port: Any) -> None:
@@ -466,7 +468,7 @@ class _ConnectionSetup(Door):
         connection.hooks = transport
         transport.observer = connection
         guard.live.add(connection)
-        guard.watch.add(connection, *factory.watched)
+        guard.watch.begin(connection, factory.terms)
         if factory.bandwidth.limited:
             factory.bandwidth.limit(transport, connection.peer_key)
         try:

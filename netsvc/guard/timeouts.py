@@ -51,7 +51,7 @@ _Set = tuple[float | None, bool]
 _OFF: _Set = (None, False)
 
 
-class _Terms:
+class Terms:
     """The limits that many connections share."""
 
     __slots__ = ("dry", "first", "gone", "grain", "handshake", "idle", "lapse", "life", "minrate", "over")
@@ -73,7 +73,8 @@ class _Terms:
         self.lapse = min(max(0.5, self.idle / 20), self.idle / 2)
 
 
-_terms = lru_cache(1024)(_Terms)
+#: Returns the `Terms` of limits: `handshake`, `idle`, `life`, `minrate` and `keepalive`, as for `Watch.add`.
+terms_of = lru_cache(1024)(Terms)
 
 
 class Watched:
@@ -89,7 +90,7 @@ class Watched:
 
     transport: Any
     hooks: Any
-    terms: _Terms
+    terms: Terms
     over: int
     #: When it is checked next (0: never), when it began, and when it was last known to be active.
     due: float
@@ -142,7 +143,11 @@ class Watch:
         The limits are `handshake`, `idle`, `life`, `minrate` and `keepalive`, in this order; the last two may be left
         out. Each is its value, or None, and whether it is a dry run.
         """
-        terms = connection.terms = _terms(*limits)
+        self.begin(connection, terms_of(*limits))
+
+    def begin(self, connection: Watched, terms: Terms) -> None:
+        """Watch a connection under the limits of `terms`."""
+        connection.terms = terms
         connection.over = terms.over
         connection.due = connection.unanswered = 0.0
         connection.received = connection.acknowledged = connection.moved = 0

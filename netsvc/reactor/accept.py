@@ -60,6 +60,8 @@ class AcceptMixin(tcp.Port):
 
     socket: Any
     reactor: Any
+    #: The type of the sockets of `accept`. With SOCK_NONBLOCK, they do not block already.
+    accepted_type: int = socket.SOCK_STREAM
     #: Set by `pause_when_full`.
     pauses_when_full = False
     #: The first descriptor that it may not use.
@@ -113,7 +115,7 @@ class AcceptMixin(tcp.Port):
         self.numberAccepts = self.numberAccepts + 20 if accepted == self.numberAccepts else max(1, accepted)
 
     def _serve(self, descriptor: int, peer: Any) -> None:
-        connection = socket.socket(self.addressFamily, self.socketType, 0, descriptor)
+        connection = socket.socket(self.addressFamily, self.accepted_type, 0, descriptor)
         if type(peer) is tuple and len(peer) == 4 and peer[3]:
             # Add the interface name to a scoped IPv6 address.
             host, _ = socket.getnameinfo(peer, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)

@@ -7,14 +7,14 @@ It does the same as the Python code beside it, for less CPU time. `NETSVC_NATIVE
 from __future__ import annotations
 
 import os
-from types import ModuleType
+from typing import Any
 
 __all__ = ["VARIABLE", "native", "reason"]
 
 #: The variable of the environment that turns it off with the value 0, when it is imported and when it is built.
 VARIABLE = "NETSVC_NATIVE"
 
-native: ModuleType | None = None
+native: Any = None
 #: Why it is not used; empty if it is.
 reason = ""
 

@@ -1,5 +1,6 @@
 /*
- * The optional C extension of the reactor: what it does for every datagram, in one call for many of them.
+ * The optional C extension of the reactor: what it does for every datagram, in one call for many of them, and what a
+ * stream does for every message.
  *
  * Everything here has an equal in Python, which is used where this is not built. It holds the GIL throughout: no call
  * waits, and the memory for receiving is shared by all ports of the process. Only the limited API is used, so that one
@@ -9,13 +10,16 @@
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Datagrams received at a time; the room of one, the longest of which has 65,527 bytes. */
 #define BATCH 8
@@ -317,7 +321,7 @@ static PyObject *flush(PyObject *object, PyObject *ignored) {
     return failed;
 }
 
-/* The type. */
+/* The type of datagram sockets. */
 
 static PyObject *new_datagrams(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     static char *words[] = {"socket", "controls", NULL};
@@ -396,17 +400,319 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
+/* Streams. */
+
+/* Bytes received at a time. */
+#define MOST_RECEIVED 65536
+
+/* The states of a stream, as in `netsvc.reactor.streams`. */
+enum { QUEUED = 1, READING = 3, ANSWERED = 4 };
+
+/* The attributes of a stream that are read for each message. All are attributes in Python as well. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *reactor, *protocol, *producer, *streaming_producer, *reads, *writes;
+    /* The data that was written since the last flush, a list; and what the kernel did not take of an earlier one. */
+    PyObject *written, *data_buffer;
+    Py_ssize_t written_length, offset;
+    int flushing, waiting, tls, connected, disconnecting, producer_paused, write_disconnecting, write_disconnected;
+} Stream;
+
+static char stream_received[MOST_RECEIVED];
+static PyObject *connection_done, *connection_lost;
+/* Names of attributes and methods in Python. */
+static PyObject *name_fileno, *name_data_received, *name_flushes, *name_buffer_size, *name_start_writing;
+static PyObject *name_write, *name_read, *name_answer, *name_pause;
+
+/* Call a method without arguments; return whether it has raised no exception. */
+static int call(PyObject *object, PyObject *name) {
+    PyObject *result = PyObject_CallMethodObjArgs(object, name, NULL);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
+/* Whether a producer has to be asked whether the buffer is full now: -1 for an exception. */
+static int is_full(Stream *self) {
+    Py_ssize_t buffered = self->data_buffer == NULL ? 0 : PyObject_Size(self->data_buffer);
+    PyObject *size = buffered < 0 ? NULL : PyObject_GetAttr((PyObject *)self, name_buffer_size);
+    if (size == NULL) return -1;
+    Py_ssize_t most = PyLong_AsSsize_t(size);
+    Py_DECREF(size);
+    return most == -1 && PyErr_Occurred() ? -1 : buffered + self->written_length > most;
+}
+
+static PyObject *stream_write(PyObject *object, PyObject *data) {
+    Stream *self = (Stream *)object;
+    if (self->tls || !PyBytes_CheckExact(data) || self->written == NULL || !PyList_CheckExact(self->written))
+        return PyObject_CallMethodObjArgs(object, name_write, data, NULL);
+    Py_ssize_t length = PyBytes_Size(data);
+    if (!length || !self->connected || self->write_disconnected) return Py_NewRef(Py_None);
+    if (PyList_Append(self->written, data) < 0) return NULL;
+    self->written_length += length;
+    if (self->producer != NULL && self->producer != Py_None) {
+        int full = is_full(self);
+        if (full < 0 || (full && !call(object, name_pause))) return NULL;
+    }
+    if (self->flushing == READING) {
+        self->flushing = ANSWERED;
+    } else if (self->flushing || self->waiting) {
+        if (!call(object, name_start_writing)) return NULL;
+    } else {
+        PyObject *flushes = self->reactor == NULL ? NULL : PyObject_GetAttr(self->reactor, name_flushes);
+        if (flushes == NULL && !PyErr_Occurred()) PyErr_SetString(PyExc_AttributeError, "reactor");
+        self->flushing = QUEUED;
+        int failed = flushes == NULL || PyList_Append(flushes, object) < 0;
+        Py_XDECREF(flushes);
+        if (failed) return NULL;
+    }
+    return Py_NewRef(Py_None);
+}
+
+/* Whether what was written is to be sent at once: a producer, if there is one, pushes and is not paused. */
+static int sends_at_once(const Stream *self) {
+    if (self->flushing != ANSWERED || (self->writes != NULL && self->writes != Py_None)) return 0;
+    if (self->written == NULL || !PyList_CheckExact(self->written) || PyList_Size(self->written) != 1
+        || !PyBytes_CheckExact(PyList_GetItem(self->written, 0)))
+        return 0;
+    if (self->producer == NULL || self->producer == Py_None) return 1;
+    if (self->producer_paused || self->streaming_producer == NULL) return 0;
+    int streams = PyObject_IsTrue(self->streaming_producer);
+    if (streams < 0) PyErr_Clear();
+    return streams > 0;
+}
+
+static PyObject *stream_do_read(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    Stream *self = (Stream *)object;
+    /* What has limits stays in Python. */
+    if (self->reads != NULL && self->reads != Py_None) return PyObject_CallMethodObjArgs(object, name_read, NULL);
+    PyObject *number = PyObject_CallMethodObjArgs(object, name_fileno, NULL);
+    if (number == NULL) return NULL;
+    int descriptor = (int)PyLong_AsLong(number);
+    Py_DECREF(number);
+    if (descriptor < 0) {
+        PyErr_Clear();
+        return Py_NewRef(connection_lost);
+    }
+    ssize_t count;
+    do count = recv(descriptor, stream_received, MOST_RECEIVED, 0);
+    while (count < 0 && errno == EINTR);
+    if (count < 0) return Py_NewRef(errno == EAGAIN ? Py_None : connection_lost);
+    if (count == 0) return Py_NewRef(connection_done);
+    PyObject *data = PyBytes_FromStringAndSize(stream_received, count);
+    if (data == NULL) return NULL;
+    PyObject *protocol = self->protocol;
+    if (protocol == NULL) {
+        Py_DECREF(data);
+        PyErr_SetString(PyExc_AttributeError, "protocol");
+        return NULL;
+    }
+    Py_INCREF(protocol);
+    int is_idle = !self->flushing && !self->waiting;
+    if (is_idle) self->flushing = READING;
+    PyObject *result = PyObject_CallMethodObjArgs(protocol, name_data_received, data, NULL);
+    Py_DECREF(protocol);
+    Py_DECREF(data);
+    if (result == NULL) {
+        /* The connection is about to be lost, with everything written to it. */
+        if (is_idle) self->flushing = 0;
+        return NULL;
+    }
+    Py_DECREF(result);
+    if (!is_idle) return Py_NewRef(Py_None);
+    if (self->flushing == READING) {
+        self->flushing = 0;
+        return Py_NewRef(Py_None);
+    }
+    if (sends_at_once(self)) {
+        /* The most common case: one answer. */
+        PyObject *answer = PyList_GetItem(self->written, 0);
+        Py_ssize_t length = PyBytes_Size(answer);
+        ssize_t sent = send(descriptor, PyBytes_AsString(answer), (size_t)length, MSG_NOSIGNAL);
+        if (sent == length) {
+            self->written_length = self->flushing = 0;
+            if (PyList_SetSlice(self->written, 0, 1, NULL) < 0) return NULL;
+            return Py_NewRef(Py_None);
+        }
+        /* `doWrite` will get the error as well. */
+        self->offset = sent < 0 ? 0 : sent;
+        self->written_length = 0;
+        PyObject *before = self->data_buffer;
+        self->data_buffer = Py_NewRef(answer);
+        Py_XDECREF(before);
+        if (PyList_SetSlice(self->written, 0, 1, NULL) < 0) return NULL;
+    }
+    if (self->flushing < ANSWERED) return Py_NewRef(Py_None);
+    return PyObject_CallMethodObjArgs(object, name_answer, NULL);
+}
+
+static PyObject *new_stream(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    (void)arguments;
+    (void)keywords;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Stream *self = (Stream *)allocate(type, 0);
+    if (self == NULL) return NULL;
+    self->data_buffer = PyBytes_FromStringAndSize(NULL, 0);
+    if (self->data_buffer == NULL) Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int traverse_stream(PyObject *object, visitproc visit, void *arg) {
+    Stream *self = (Stream *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->reactor);
+    Py_VISIT(self->protocol);
+    Py_VISIT(self->producer);
+    Py_VISIT(self->streaming_producer);
+    Py_VISIT(self->reads);
+    Py_VISIT(self->writes);
+    Py_VISIT(self->written);
+    return 0;
+}
+
+static int clear_stream(PyObject *object) {
+    Stream *self = (Stream *)object;
+    Py_CLEAR(self->reactor);
+    Py_CLEAR(self->protocol);
+    Py_CLEAR(self->producer);
+    Py_CLEAR(self->streaming_producer);
+    Py_CLEAR(self->reads);
+    Py_CLEAR(self->writes);
+    Py_CLEAR(self->written);
+    Py_CLEAR(self->data_buffer);
+    return 0;
+}
+
+static void dealloc_stream(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    clear_stream(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMemberDef stream_members[] = {
+    {"reactor", T_OBJECT_EX, offsetof(Stream, reactor), 0, NULL},
+    {"protocol", T_OBJECT_EX, offsetof(Stream, protocol), 0, NULL},
+    {"producer", T_OBJECT, offsetof(Stream, producer), 0, NULL},
+    {"streamingProducer", T_OBJECT, offsetof(Stream, streaming_producer), 0, NULL},
+    {"producerPaused", T_INT, offsetof(Stream, producer_paused), 0, NULL},
+    {"reads", T_OBJECT, offsetof(Stream, reads), 0, NULL},
+    {"writes", T_OBJECT, offsetof(Stream, writes), 0, NULL},
+    {"dataBuffer", T_OBJECT_EX, offsetof(Stream, data_buffer), 0, NULL},
+    {"offset", T_PYSSIZET, offsetof(Stream, offset), 0, NULL},
+    {"_tempDataBuffer", T_OBJECT_EX, offsetof(Stream, written), 0, NULL},
+    {"_tempDataLen", T_PYSSIZET, offsetof(Stream, written_length), 0, NULL},
+    {"flushing", T_INT, offsetof(Stream, flushing), 0, NULL},
+    {"waiting", T_INT, offsetof(Stream, waiting), 0, NULL},
+    {"TLS", T_INT, offsetof(Stream, tls), 0, NULL},
+    {"connected", T_INT, offsetof(Stream, connected), 0, NULL},
+    {"disconnecting", T_INT, offsetof(Stream, disconnecting), 0, NULL},
+    {"_writeDisconnecting", T_INT, offsetof(Stream, write_disconnecting), 0, NULL},
+    {"_writeDisconnected", T_INT, offsetof(Stream, write_disconnected), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef stream_methods[] = {
+    {"write", stream_write, METH_O, "Write bytes; see ITransport.write."},
+    {"doRead", stream_do_read, METH_NOARGS, "Read once, pass the data to the protocol, and send its answer."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, "The part of a stream transport that runs for each message."},
+    {Py_tp_new, new_stream},
+    {Py_tp_dealloc, dealloc_stream},
+    {Py_tp_traverse, traverse_stream},
+    {Py_tp_clear, clear_stream},
+    {Py_tp_members, stream_members},
+    {Py_tp_methods, stream_methods},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {
+    .name = "netsvc.reactor.native.Stream",
+    .basicsize = sizeof(Stream),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = stream_slots,
+};
+
+static int intern_names(void) {
+    static const struct {
+        PyObject **place;
+        const char *name;
+    } all[] = {
+        {&name_fileno, "fileno"},
+        {&name_data_received, "dataReceived"},
+        {&name_flushes, "flushes"},
+        {&name_buffer_size, "bufferSize"},
+        {&name_start_writing, "startWriting"},
+        {&name_pause, "_maybePauseProducer"},
+        {&name_write, "write_slowly"},
+        {&name_read, "read_slowly"},
+        {&name_answer, "flush_answer"},
+    };
+    for (size_t number = 0; number < sizeof all / sizeof *all; number++) {
+        *all[number].place = PyUnicode_InternFromString(all[number].name);
+        if (*all[number].place == NULL) return -1;
+    }
+    PyObject *main = PyImport_ImportModule("twisted.internet.main");
+    if (main == NULL) return -1;
+    connection_done = PyObject_GetAttrString(main, "CONNECTION_DONE");
+    connection_lost = PyObject_GetAttrString(main, "CONNECTION_LOST");
+    Py_DECREF(main);
+    return connection_done == NULL || connection_lost == NULL ? -1 : 0;
+}
+
+/* Accepting. */
+
+static PyObject *accept_one(PyObject *module, PyObject *argument) {
+    (void)module;
+    long listening = PyLong_AsLong(argument);
+    if (listening == -1 && PyErr_Occurred()) return NULL;
+    Name name;
+    socklen_t length = sizeof name;
+    int descriptor;
+    do descriptor = accept4((int)listening, &name.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    char host[INET6_ADDRSTRLEN];
+    PyObject *accepted;
+    if (length == sizeof name.ipv4 && name.any.sa_family == AF_INET) {
+        inet_ntop(AF_INET, &name.ipv4.sin_addr, host, sizeof host);
+        accepted = Py_BuildValue("i(si)", descriptor, host, ntohs(name.ipv4.sin_port));
+    } else if (length == sizeof name.ipv6 && name.any.sa_family == AF_INET6) {
+        inet_ntop(AF_INET6, &name.ipv6.sin6_addr, host, sizeof host);
+        accepted = Py_BuildValue("i(siIk)", descriptor, host, ntohs(name.ipv6.sin6_port),
+                                 (unsigned)ntohl(name.ipv6.sin6_flowinfo), (unsigned long)name.ipv6.sin6_scope_id);
+    } else {
+        errno = EPROTO;
+        accepted = PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (accepted == NULL) close(descriptor);
+    return accepted;
+}
+
+static PyMethodDef functions[] = {
+    {"accept", accept_one, METH_O, "Accept an IP connection without blocking; return its descriptor and peer."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "netsvc.reactor.native", .m_doc = "The optional C extension of the reactor.",
-    .m_size = -1,
+    .m_size = -1, .m_methods = functions,
 };
 
 PyMODINIT_FUNC PyInit_native(void) {
-    PyObject *module = PyModule_Create(&definition);
-    PyObject *type = module == NULL ? NULL : PyType_FromSpec(&spec);
-    if (type == NULL || PyModule_AddIntConstant(module, "BATCH", BATCH) < 0
-        || PyModule_AddObjectRef(module, "Datagrams", type) < 0)
+    PyObject *module = intern_names() < 0 ? NULL : PyModule_Create(&definition);
+    PyObject *datagrams = module == NULL ? NULL : PyType_FromSpec(&spec);
+    PyObject *stream = datagrams == NULL ? NULL : PyType_FromSpec(&stream_spec);
+    if (stream == NULL || PyModule_AddIntConstant(module, "BATCH", BATCH) < 0
+        || PyModule_AddObjectRef(module, "Datagrams", datagrams) < 0
+        || PyModule_AddObjectRef(module, "Stream", stream) < 0)
         Py_CLEAR(module);
-    Py_XDECREF(type);
+    Py_XDECREF(datagrams);
+    Py_XDECREF(stream);
     return module;
 }

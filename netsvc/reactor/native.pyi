@@ -19,3 +19,18 @@ class Datagrams:
 
     def flush(self) -> list[tuple[bytes, Any, Any, Any, int]]:
         """Send what was collected; return what the system did not take, each as it was collected and with its errno."""
+
+class Stream:
+    """The part of a stream transport that runs for each message, and the attributes that it reads for that.
+
+    The other part is in `netsvc.reactor.streams`: `write_slowly`, `read_slowly` and `flush_answer`.
+    """
+
+    def write(self, data: bytes, /) -> None:
+        """Write bytes; see `ITransport.write`."""
+
+    def doRead(self) -> Any:
+        """Read once, pass the data to the protocol, and send its answer."""
+
+def accept(descriptor: int, /) -> tuple[int, Any]:
+    """Accept an IP connection; return its descriptor, which does not block, and its peer. Raises `OSError`."""

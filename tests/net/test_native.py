@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import main
 from twisted.internet.protocol import DatagramProtocol
 
 from netsvc.guard import Guard
@@ -195,6 +196,148 @@ class TestCollecting:
         assert sys.getrefcount(owner) == before
 
 
+class Flushes:
+    def __init__(self) -> None:
+        self.flushes: list[Any] = []
+
+
+@needs_it
+class TestStream:
+    """What a program can do to a transport ends in an exception at worst."""
+
+    @staticmethod
+    def made(connection: Any = None, **attributes: Any) -> Any:
+        kind: Any = type("Made", (native.Stream,), {"bufferSize": 65536})
+        kind.write_slowly = kind.read_slowly = kind.flush_answer = lambda stream, *given: "in Python"
+        stream = kind("any", arguments=True)
+        stream.reactor, stream._tempDataBuffer, stream.connected = Flushes(), [], 1
+        if connection is not None:
+            stream.fileno = connection.fileno
+        for name, value in attributes.items():
+            setattr(stream, name, value)
+        return stream
+
+    def test_an_empty_one_is_unusable(self) -> None:
+        with pytest.raises(AttributeError):
+            native.Stream().doRead()
+        with pytest.raises(AttributeError):
+            native.Stream().write(b"x")
+        assert (native.Stream().producer, native.Stream().dataBuffer, native.Stream().connected) == (None, b"", 0)
+        with pytest.raises(AttributeError):
+            native.Stream().protocol  # noqa: B018
+
+    @pytest.mark.parametrize("attributes", [{"TLS": True}, {"_tempDataBuffer": ()}])
+    def test_what_is_not_common_is_written_in_python(self, attributes: dict[str, Any]) -> None:
+        assert self.made(**attributes).write(b"x") == "in Python"
+
+    @pytest.mark.parametrize("data", [bytearray(b"x"), memoryview(b"x"), None, "x"])
+    def test_what_is_not_bytes_is_written_in_python(self, data: Any) -> None:
+        assert self.made().write(data) == "in Python"
+
+    @pytest.mark.parametrize("attributes", [{"connected": 0}, {"_writeDisconnected": True}])
+    def test_nothing_is_written_to_a_closed_one(self, attributes: dict[str, Any]) -> None:
+        stream = self.made(**attributes)
+        stream.write(b"x")
+        assert stream._tempDataBuffer == stream.reactor.flushes == []
+
+    def test_a_write_is_flushed_later(self) -> None:
+        stream = self.made()
+        stream.write(b"x")
+        assert (stream._tempDataBuffer, stream._tempDataLen, stream.flushing) == ([b"x"], 1, 1)
+        assert stream.reactor.flushes == [stream]
+
+    @pytest.mark.parametrize("broken", [{"reactor": object()}, {"producer": 1, "bufferSize": "x"}, {"producer": 1}])
+    def test_a_broken_one_raises(self, broken: dict[str, Any]) -> None:
+        stream = self.made(**broken)
+        stream._tempDataLen = 70000
+        with pytest.raises((AttributeError, TypeError)):
+            stream.write(b"x")
+
+    def test_what_has_limits_is_read_in_python(self) -> None:
+        assert self.made(reads=1).doRead() == "in Python"
+
+    @pytest.mark.parametrize("change", [
+        {},
+        {"_tempDataBuffer": [bytearray(b"x")]},
+        {"_tempDataBuffer": None},
+        {"_tempDataBuffer": [], "dataBuffer": None},
+        {"writes": 1},
+        {"producer": 1, "producerPaused": 1},
+        {"producer": 1, "streamingProducer": None},
+    ])  # fmt: skip
+    def test_reads_and_answers_whatever_the_protocol_does(self, change: dict[str, Any]) -> None:
+        near, far = socket.socketpair()
+        with near, far:
+            far.send(b"hello")
+            protocol: Any = type("Protocol", (), {})()
+            stream = self.made(near, protocol=protocol)
+
+            def received(data: bytes) -> None:
+                stream.write(data)
+                for name, value in change.items():
+                    setattr(stream, name, value)
+                del stream.protocol
+
+            protocol.dataReceived = received
+            near.setblocking(False)
+            assert stream.doRead() == ("in Python" if change else None)
+            if not change:
+                assert far.recv(100) == b"hello"
+                assert (stream._tempDataBuffer, stream._tempDataLen, stream.flushing) == ([], 0, 0)
+            assert stream.doRead() is None
+            far.send(b"more")
+            with pytest.raises(AttributeError):
+                stream.doRead()
+
+    def test_what_the_kernel_does_not_take_stays(self) -> None:
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            protocol: Any = type("Protocol", (), {})()
+            stream = self.made(near, protocol=protocol)
+            protocol.dataReceived = lambda data: stream.write(bytes(1 << 24))
+            far.send(b"hello")
+            assert stream.doRead() == "in Python"
+            assert len(stream.dataBuffer) == 1 << 24
+            assert 0 < stream.offset < 1 << 24
+            assert (stream._tempDataBuffer, stream._tempDataLen) == ([], 0)
+
+    def test_an_exception_of_the_protocol_is_passed_on(self) -> None:
+        near, far = socket.socketpair()
+        with near, far:
+            far.send(b"hello")
+            stream = self.made(near, protocol=object())
+            with pytest.raises(AttributeError, match="dataReceived"):
+                stream.doRead()
+            assert stream.flushing == 0
+
+    def test_the_ends_of_a_connection_are_those_of_twisted(self) -> None:
+        near, far = socket.socketpair()
+        with near, far:
+            stream = self.made(near, protocol=object())
+            far.close()
+            assert stream.doRead() is main.CONNECTION_DONE
+        assert stream.doRead() is main.CONNECTION_LOST
+
+
+@needs_it
+class TestAccepting:
+    def test_gives_what_python_gives(self, host: str) -> None:
+        with socket.create_server((host, 0), family=FAMILIES[host]) as port, udp(host) as other:
+            port.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                native.accept(port.fileno())
+            with socket.create_connection(port.getsockname()[:2]) as client:
+                descriptor, peer = native.accept(port.fileno())
+                with socket.socket(fileno=descriptor) as accepted:
+                    assert peer == client.getsockname() == accepted.getpeername()
+                    assert not accepted.get_inheritable()
+                    assert not os.get_blocking(descriptor)
+            for wrong, error in ((other.fileno(), OSError), (-1, OSError), ("x", TypeError), (1 << 80, OverflowError)):
+                with pytest.raises(error):
+                    native.accept(wrong)
+
+
 class Port:
     """A port with an own protocol, and a client of it."""
 
@@ -324,7 +467,18 @@ def test_it_touches_no_memory_that_is_not_its_own(tmp_path: Path) -> None:
     for name in ("tests", "setup.cfg"):
         (tmp_path / name).symlink_to(ROOT / name)
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/net/test_native.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "0",
+            "tests/net/test_native.py",
+            "tests/process/test_reactor.py",
+        ],
         cwd=tmp_path,
         env={
             **os.environ,

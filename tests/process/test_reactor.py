@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.reactor.datagrams import UDPPort
+from netsvc.reactor.extension import native
 from tests.builders.processes import Server, connect
 from tests.builders.turned import PATIENCE, Counting, Net, Wire, echo, read
 from tests.conftest import LoggedErrors
@@ -38,8 +39,11 @@ def test_a_message_costs_no_call_but_the_poll_the_read_and_the_write(net: Net, u
         net.turn()
         assert read(peer, 64) == message
     assert net.poller.calls == {**before, "poll": before.get("poll", 0) + 100}
-    reads, writes = ("recvmsg", "send") if unix else ("recv", "send")
-    assert (sockets.calls[reads], sockets.calls[writes]) == (100, 100)
+    if unix or native is None:
+        assert (sockets.calls["recvmsg" if unix else "recv"], sockets.calls["send"]) == (100, 100)
+    else:
+        # Both are in C, after each other.
+        assert sockets.calls == {}
 
 
 @pytest.mark.parametrize("unix", [False, True])
@@ -94,7 +98,8 @@ def test_a_half_close_costs_no_call_but_the_write_and_the_shutdown(net: Net, ans
     peer.sendall(b"now")
     net.until(lambda: closing.written_to_the_end)
     assert {name: sockets.calls.get(name, 0) for name in ("recv", "send", "shutdown")} == {
-        "recv": 1,
+        # In C, if that is here.
+        "recv": native is None,
         "send": bool(answer),
         "shutdown": 1,
     }
@@ -104,7 +109,8 @@ def test_a_half_close_costs_no_call_but_the_write_and_the_shutdown(net: Net, ans
     net.until(lambda: closing.reason)
     wire.reason = closing.reason
     assert wire.reason is ConnectionDone
-    assert (sockets.calls["recv"], sockets.calls["shutdown"], sockets.calls["close"]) == (2, 1, 1)
+    assert sockets.calls.get("recv", 0) == (2 if native is None else 0)
+    assert (sockets.calls["shutdown"], sockets.calls["close"]) == (1, 1)
 
 
 def test_nothing_is_sent_and_no_connection_lost_inside_write(net: Net) -> None:
