@@ -51,7 +51,7 @@ _Set = tuple[float | None, bool]
 _OFF: _Set = (None, False)
 
 
-class Terms:
+class TimeLimits:
     """The limits that many connections share."""
 
     __slots__ = ("dry", "first", "gone", "grain", "handshake", "idle", "lapse", "life", "minrate", "over")
@@ -73,8 +73,8 @@ class Terms:
         self.lapse = min(max(0.5, self.idle / 20), self.idle / 2)
 
 
-#: Returns the `Terms` of limits: `handshake`, `idle`, `life`, `minrate` and `keepalive`, as for `Watch.add`.
-terms_of = lru_cache(1024)(Terms)
+#: Returns the `TimeLimits` of limits: `handshake`, `idle`, `life`, `minrate` and `keepalive`, as for `Watch.add`.
+terms_of = lru_cache(1024)(TimeLimits)
 
 
 class Watched:
@@ -90,7 +90,7 @@ class Watched:
 
     transport: Any
     hooks: Any
-    terms: Terms
+    terms: TimeLimits
     over: int
     #: When it is checked next (0: never), when it began, and when it was last known to be active.
     due: float
@@ -145,7 +145,7 @@ class Watch:
         """
         self.begin(connection, terms_of(*limits))
 
-    def begin(self, connection: Watched, terms: Terms) -> None:
+    def begin(self, connection: Watched, terms: TimeLimits) -> None:
         """Watch a connection under the limits of `terms`."""
         connection.terms = terms
         connection.over = terms.over

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import struct
+from math import inf
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 from netsvc.base.errors import UserError
 from netsvc.guard import Guard, GuardedFactory
 from netsvc.guard.admission import Level
+from netsvc.guard.tcp import GONE_AFTER
 from netsvc.plan.limits import parse_limits
 from tests.builders.refusals import refused
 from tests.conftest import LoggedErrors
@@ -252,7 +254,8 @@ def test_the_limits_of_the_process_have_defaults_and_a_service_has_its_own() -> 
     chat = Level("chat", parse_limits({"idle": 5}), guard.clock, own)
     factory = guard.wrap(Factory.forProtocol(Protocol), "chat line", chat)
     assert isinstance(factory, GuardedFactory)
-    assert [value for value, _ in factory.watched] == [None, 5, None, None, guard.process.limits["keepalive"]]
+    terms, gone = factory.terms, GONE_AFTER * guard.process.limits["keepalive"]
+    assert (terms.handshake, terms.idle, terms.life, terms.minrate, terms.gone) == (inf, 5, inf, 0, gone)
 
 
 def test_a_file_of_addresses_that_is_not_there_is_told_of(tmp_path: Any) -> None:
