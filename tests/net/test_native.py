@@ -419,6 +419,30 @@ class TestPort:
                 assert asked.port.sessions.gate.tally.counts.dropped == 2
 
 
+def test_a_datagram_and_its_answer_cost_few_calls() -> None:
+    """Calls of Python and of C, which do not depend on the machine. This is most of what a datagram costs besides the
+    kernel, so that more of them have to be worth it."""
+    calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    with closing(Port(lambda port, data, peer: port.write(data, peer), limited=True)) as asked:
+        asked.ask(b"make the session")
+        words = [b"%064d" % number for number in range(MANY)]
+        for word in words:
+            asked.client.sendto(word, ("127.0.0.1", asked.port.getHost().port))
+        sys.setprofile(count)
+        try:
+            asked.port.read_waiting()
+        finally:
+            sys.setprofile(None)
+        assert asked.client.recv(100) == b"make the session"
+        assert [asked.client.recv(100) for _ in words] == words
+    assert calls / MANY < 11
+
+
 def test_it_is_here_where_it_can_be_built() -> None:
     can_be_built = (
         sys.platform == "linux"
