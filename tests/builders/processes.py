@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sysconfig
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -131,18 +132,26 @@ class Server:
 _FIRST_PORT, _SHARES = 10_000, 8
 #: Hypothesis gives every process the same sequence of random numbers.
 _chosen = random.SystemRandom()
+#: The last ports given: a test may ask for several before a server opens the first one.
+_given: deque[int] = deque(maxlen=50)
 
 
 def free_port() -> int:
-    """Find a port that is free for streams and datagrams, and that the system gives nobody who asks for any."""
+    """Find a port that is free for streams and datagrams, and that the system gives nobody who asks for any.
+
+    It is none of the last 50 that were given.
+    """
     first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     share = max(100, (first_given - _FIRST_PORT) // _SHARES)
     first = _FIRST_PORT + share * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _SHARES)
     while True:
         port = _chosen.randrange(first, first + share)
+        if port in _given:
+            continue
         with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, suppress(OSError):
             stream.bind(("127.0.0.1", port))
             datagram.bind(("127.0.0.1", port))
+            _given.append(port)
             return port
 
 

@@ -13,7 +13,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.builders.browser import Browser
-from tests.builders.processes import ROOT, Server, connect
+from tests.builders.processes import ROOT, Server, connect, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")]
 
@@ -37,15 +37,14 @@ class Chat:
     def __init__(self, place: Path, *more: str) -> None:
         self._place = place
         self._more = more
-        self._web = self._line = "127.0.0.1:0"
+        # Not ports that the system chooses: while the server is away, it may give them to others.
+        self._web, self._line = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.start()
 
     def start(self) -> None:
         store = ("--chat-store", f"sqlite:{self._place}/chat.sqlite", "--chat-rate", "10000", "--chat-burst", "10000")
         history = ("--chat-history", "50", "--chat-backlog", "10000")
         self.server = Server.twistd("--chat-web", self._web, "--chat", self._line, *store, *history, *self._more)
-        self._web = f"127.0.0.1:{self.server.port('chat web')}"
-        self._line = f"127.0.0.1:{self.server.port('chat line')}"
 
     def kill(self) -> None:
         self.server.process.kill()
@@ -156,6 +155,8 @@ def test_a_browser_and_a_client_of_lines_are_in_one_room(browser: Browser, chat:
     browser.until(lambda: "Zoë has left" in browser.text("#logs"))
     assert "owned" not in browser.driver.title
     assert browser.complaints() == []
+    # The browser may still load the icon.
+    browser.until(lambda: chat.url + "icon.svg" in browser.requests())
     assert {each.removeprefix(chat.url) for each in browser.requests()} == {"page.css", "page.js", "irc.js", "icon.svg"}
 
 
