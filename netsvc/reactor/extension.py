@@ -14,6 +14,9 @@ __all__ = ["VARIABLE", "native", "reason"]
 #: The variable of the environment that turns it off with the value 0, when it is imported and when it is built.
 VARIABLE = "NETSVC_NATIVE"
 
+#: Changes with what is expected of the extension: `netsvc/reactor/native.c` has the same number.
+INTERFACE = 2
+
 native: Any = None
 #: Why it is not used; empty if it is.
 reason = ""
@@ -26,7 +29,11 @@ else:
     except ImportError as error:
         reason = f"not built: {error}" if error.name is None else "not built"
     else:
-        native = _native
+        # A checkout may have one that was built from an older source.
+        if getattr(_native, "INTERFACE", 0) == INTERFACE:
+            native = _native
+        else:
+            reason = "built from another version: install netsvc again"
 
 if __name__ == "__main__":
     print(f"not used: {reason}" if reason else "used")

@@ -21,6 +21,9 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Changes with what Python expects of this file: `netsvc.reactor.extension` has the same number. */
+#define INTERFACE 2
+
 /* Datagrams received at a time; the room of one, the longest of which has 65,527 bytes. */
 #define BATCH 8
 #define ROOM 65536
@@ -709,6 +712,7 @@ PyMODINIT_FUNC PyInit_native(void) {
     PyObject *datagrams = module == NULL ? NULL : PyType_FromSpec(&spec);
     PyObject *stream = datagrams == NULL ? NULL : PyType_FromSpec(&stream_spec);
     if (stream == NULL || PyModule_AddIntConstant(module, "BATCH", BATCH) < 0
+        || PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0
         || PyModule_AddObjectRef(module, "Datagrams", datagrams) < 0
         || PyModule_AddObjectRef(module, "Stream", stream) < 0)
         Py_CLEAR(module);

@@ -3,6 +3,8 @@
 import socket as sockets
 from typing import Any, final
 
+#: Changes with what Python expects of the extension.
+INTERFACE: int
 #: Datagrams that are received at a time.
 BATCH: int
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -450,7 +452,7 @@ def test_it_is_here_where_it_can_be_built() -> None:
         and shutil.which("cc") is not None
         and Path(sysconfig.get_path("include"), "Python.h").exists()
     )
-    if extension.reason.startswith("not built") and can_be_built:
+    if extension.reason.startswith(("not built", "built from another")) and can_be_built:
         # Installed by somebody who has asked for that, or before there was a compiler.
         pytest.skip("it can be built here: pip install -e .")
     assert (native is None) == bool(extension.reason)
@@ -465,7 +467,19 @@ def test_it_can_be_turned_off_and_says_so(value: str) -> None:
         text=True,
         check=True,
     )
-    assert ended.stdout.startswith("not used: NETSVC_NATIVE=0\n" if value else ("used\n", "not used: not built"))
+    assert ended.stdout.startswith("not used: NETSVC_NATIVE=0\n" if value else ("used\n", "not used: "))
+
+
+def test_one_that_was_built_from_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import netsvc.reactor
+
+    other = ModuleType("netsvc.reactor.native")
+    monkeypatch.setitem(sys.modules, other.__name__, other)
+    monkeypatch.setattr(netsvc.reactor, "native", other, raising=False)
+    monkeypatch.delenv(extension.VARIABLE, raising=False)
+    known = runpy.run_path(extension.__file__)
+    assert known["native"] is None
+    assert "install netsvc again" in known["reason"]
 
 
 @pytest.mark.slow
