@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet._producer_helpers import _PullToPush
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 
 def tls_of(transport: Any) -> Any:
-    """Return the TLS layer that a transport is, has as its protocol, or is stacked on; None without TLS."""
+    """Return the TLS transport that a transport is, has as its protocol, or is stacked on; None without TLS."""
     for layer in (transport, getattr(transport, "below", None), getattr(transport, "protocol", None)):
-        if isinstance(layer, TLSMemoryBIOProtocol):
+        # Of the class: a wrapper passes on the attributes of what it wraps.
+        if hasattr(type(layer), "_handshakeDone"):
             return layer
     return None
 
@@ -43,8 +43,12 @@ def _release(tls: Any) -> None:
     TLS sends no close_notify while a producer is registered, and a service that pauses reading with its peer (echo)
     keeps one registered as long as the connection lasts. A pull producer comes to an end, which is waited for.
     """
-    producer = tls._producer
-    if producer is not None and not isinstance(producer._producer, _PullToPush):
+    if hasattr(type(tls), "_producer"):
+        producer = tls._producer
+        is_push = producer is not None and not isinstance(producer._producer, _PullToPush)
+    else:
+        is_push = tls.producer is not None and tls.streamingProducer
+    if is_push:
         tls.unregisterProducer()
 
 

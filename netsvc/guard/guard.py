@@ -314,7 +314,7 @@ class GuardedFactory(Factory):
         self.guard = guard
         self.label = label
         self.outermost = False
-        self.envelope: Callable[[IProtocolFactory], IProtocolFactory] | None = None
+        self._envelope: Callable[[IProtocolFactory], IProtocolFactory] | None = None
         self._started = False
         self._factory = factory
         self._gate: Any = None
@@ -338,6 +338,16 @@ class GuardedFactory(Factory):
             factory.doStart()
             self._factory.doStop()
         self._factory = factory
+        self._built = None
+
+    @property
+    def envelope(self) -> Callable[[IProtocolFactory], IProtocolFactory] | None:
+        """What wraps the factory in a layer, for new connections."""
+        return self._envelope
+
+    @envelope.setter
+    def envelope(self, envelope: Callable[[IProtocolFactory], IProtocolFactory] | None) -> None:
+        self._envelope = envelope
         self._built = None
 
     @property
@@ -393,7 +403,7 @@ class GuardedFactory(Factory):
                 return None if self.outermost else _Refusal(None, self.guard.clock)
         built = self._built
         if built is None:
-            built = self._built = self.envelope(self._factory) if self.envelope else self._factory
+            built = self._built = self._envelope(self._factory) if self._envelope else self._factory
         try:
             protocol: Any = built.buildProtocol(addr)
         except BaseException:  # noqa: BLE001  (it ends one connection only)

@@ -392,7 +392,7 @@ def _has_begun(connection: Watched) -> bool:
     layer = connection.transport
     bottom = socket_transport(connection.hooks)
     # startTLS() does not add a layer above the transport, but replaces its protocol by one.
-    states = [getattr(getattr(bottom, "protocol", None), "_handshakeDone", None)]
+    states = [getattr(each, "_handshakeDone", None) for each in (bottom, getattr(bottom, "protocol", None))]
     while layer is not None and layer is not bottom:
         states.append(getattr(layer, "_handshakeDone", None))
         layer = getattr(layer, "transport", None)

@@ -26,7 +26,7 @@ from netsvc.listen.port import OpenPort, adopt, listen_unix
 from netsvc.listen.proxy import ProxyFactory
 from netsvc.listen.sockets import bind, bind_unix_datagram, explain, join_group
 from netsvc.listen.systemd import not_passed, passed_at, passed_socket, systemd_socket
-from netsvc.listen.tls import Certificates, check_tls
+from netsvc.listen.tls import Certificates, check_tls, inside_tls, use_tls
 from netsvc.plan.address import Address, bound_path
 from netsvc.reactor.accept import BACKLOG, pause_when_full
 from netsvc.reactor.tls import TLSTransport
@@ -169,10 +169,8 @@ def listen(
     try:
         if address.tls is not None:
             certificates = Certificates(address.tls, reactor)
-            if hasattr(protocol, "envelope"):
-                protocol.envelope = certificates.wrap
-            else:
-                protocol = certificates.wrap(protocol)
+            protocol = inside_tls(protocol, certificates)
+        served = protocol
         if sockets is None and (passed := passed_socket(address, reactor)) is not None:
             sockets = Sockets([passed.detach()])
         has_endpoint = address.kind == "stream" and address.scheme not in ("inet", "systemd")
@@ -213,6 +211,7 @@ def listen(
         raise ListenError(f"{explain(error, address)}{hint}") from error
     except Exception as error:  # a factory, protocol or endpoint plugin may raise anything on start
         raise ListenError(describe(error)) from error
+    use_tls(port, served, certificates)
     pause_when_full(port)
     return OpenPort(port, path, certificates)
 

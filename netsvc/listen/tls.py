@@ -29,7 +29,9 @@ from netsvc.listen.certificates import (
     read_certificate,
 )
 from netsvc.plan.address import TLS
+from netsvc.reactor.streams import TCPPort
 from netsvc.reactor.tls import TLSTransport
+from netsvc.reactor.tls_socket import TLSServer, encrypt
 
 #: Seconds between two checks of the files; they are checked only when a connection is accepted.
 LOOK_INTERVAL = 1.0
@@ -87,7 +89,10 @@ def _demand_certificate(context: SSL.Context, clients: Sequence[x509.Certificate
 
 def _select_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
     """Choose an ALPN protocol by the order of the service's factory; a factory that names none accepts any."""
-    wanted = IProtocolNegotiationFactory(connection.get_app_data().factory.wrappedFactory, None)
+    transport: Any = connection.get_app_data()
+    port: Any = transport.server if isinstance(transport, TLSServer) else None
+    factory = transport.factory.wrappedFactory if port is None else port.factory.factory
+    wanted = IProtocolNegotiationFactory(factory, None)
     acceptable = () if wanted is None else wanted.acceptableProtocols()
     for name in acceptable:
         if name in offered:
@@ -242,10 +247,14 @@ class Certificates:
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """Create the OpenSSL connection; see `IOpenSSLServerConnectionCreator`."""
+        return self.connect(None)
+
+    def connect(self, sock: Any) -> SSL.Connection:
+        """Create the OpenSSL connection of a socket; with None, one that reads and writes memory."""
         # The system's clock may be set back.
         if not 0 <= self._clock.seconds() - self._looked < LOOK_INTERVAL:
             self.look()
-        return SSL.Connection(self._default.context)
+        return SSL.Connection(self._default.context, sock)
 
     def warn_of_expiry(self) -> None:
         """Log a warning for each certificate that is not valid now."""
@@ -339,3 +348,25 @@ class Certificates:
         found = self._by_host_name.get(name) or self._by_host_name.get(f"*.{name.partition('.')[2]}")
         if found is not None:
             connection.set_context(found.context)
+
+
+def inside_tls(factory: Any, certificates: Certificates) -> Any:
+    """Put TLS around the protocols of a factory, inside of it if it has an `envelope`; return what a port serves."""
+    if not hasattr(factory, "envelope"):
+        return certificates.wrap(factory)
+    factory.envelope = certificates.wrap
+    return factory
+
+
+def use_tls(port: Any, factory: Any, certificates: Certificates | None) -> None:
+    """Use TLS with these certificates, or with None no TLS, for the connections that a port accepts from now on.
+
+    `factory` is what the port serves behind a PROXY header, if there is one. If it has an `envelope`, and is directly
+    at a TCP port of the fast reactor, the transports encrypt; otherwise the envelope does, a layer above them.
+    """
+    if not hasattr(factory, "envelope"):
+        return
+    is_direct = isinstance(port, TCPPort) and port.factory is factory
+    if is_direct:
+        encrypt(port, None if certificates is None else certificates.connect)
+    factory.envelope = None if is_direct or certificates is None else certificates.wrap

@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet import error, main
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -58,6 +59,19 @@ class NetsvcReactor(EPollReactor):
         connector = TCPConnector(host, port, factory, timeout, bindAddress, self)
         connector.connect()
         return connector
+
+    def listenSSL(
+        self, port: Any, factory: Any, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
+    ) -> Any:
+        """Listen for TLS connections; see `IReactorSSL`."""
+        makes_connections = IOpenSSLServerConnectionCreator.providedBy(contextFactory)
+        if makes_connections or not IOpenSSLContextFactory.providedBy(contextFactory):
+            # What makes OpenSSL connections itself makes them for Twisted's TLS.
+            return super().listenSSL(port, factory, contextFactory, backlog, interface)
+        # Imported late, as it loads OpenSSL.
+        from netsvc.reactor.tls_socket import listen_tls
+
+        return listen_tls(self, port, factory, contextFactory, backlog, interface)
 
     def listenUNIX(
         self, address: Any, factory: Any, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False

@@ -558,7 +558,7 @@ def _half_closes(protocol: type) -> bool:
     return bool(IHalfCloseableProtocol.implementedBy(protocol))
 
 
-class _FlushedTCPServer(_Stream, _FlushedStream, _TCPServer):  # type: ignore[misc]
+class FlushedTCPServer(_Stream, _FlushedStream, _TCPServer):  # type: ignore[misc]
     """An accepted TCP connection of the fast reactor."""
 
     def __init__(  # noqa: PLR0917  (as Twisted calls it)
@@ -658,7 +658,7 @@ class PlainTCPPort(AcceptMixin, tcp.Port):
 class TCPPort(AcceptMixin, tcp.Port):
     """A TCP port of the fast reactor."""
 
-    transport = _FlushedTCPServer
+    transport = FlushedTCPServer
     if native is not None:
         accepted_type = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 

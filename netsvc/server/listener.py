@@ -21,7 +21,7 @@ from netsvc.listen.opening import listen
 from netsvc.listen.port import OpenPort
 from netsvc.listen.proxy import ProxyFactory
 from netsvc.listen.quiet import quietly
-from netsvc.listen.tls import Certificates
+from netsvc.listen.tls import Certificates, use_tls
 from netsvc.plan.address import Proxy
 from netsvc.plan.plan import Listener
 from netsvc.server.instances import RunningService
@@ -212,9 +212,7 @@ class RunningListener:
             assert listening is not None
             if has_changed:
                 listening.certificates = certificates
-                self._factory_or_protocol.envelope = certificates and certificates.wrap
-                # Rebuilt for the next connection.
-                self._factory_or_protocol._built = None
+                use_tls(self.port, self._factory_or_protocol, certificates)
             elif listening.certificates is not None:
                 listening.certificates.look()
                 listening.certificates.warn_of_expiry()

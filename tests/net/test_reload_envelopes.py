@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.builders.facts import states
 from tests.builders.logs import Lines, collected
-from tests.builders.pems import Handshake, Pem
+from tests.builders.pems import Pem, client_context
 from tests.builders.reloaded import ONE, RunningServer, plan, world
 
 
@@ -21,7 +24,14 @@ def lines() -> Iterator[Lines]:
 
 def served(made: RunningServer) -> int:
     """Return the serial number of the certificate that the next client is shown."""
-    return Handshake(made.host.running_plan.listeners[0].port.factory).complete().serial
+    with client_context().wrap_socket(made.connect(made.port()), do_handshake_on_connect=False) as client:
+        client.setblocking(False)
+        for _ in range(1000):
+            made.turn()
+            with suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                break
+        return x509.load_der_x509_certificate(client.getpeercert(binary_form=True) or b"").serial_number
 
 
 def tls(place: tuple[Path, Path]) -> str:

@@ -44,6 +44,7 @@ NAMES = {
     "_bindPath": ("twisted.internet.unix.Port", "know the file of a UNIX port"),
     "_shouldShutdown": ("twisted.internet.tcp._SocketCloser", "close a listening socket that other processes have"),
     "_closeSocket": ("twisted.internet.tcp._SocketCloser", "close without shutting down what has ended"),
+    "_postLoseConnection": ("twisted.internet.abstract.FileDescriptor", "send close_notify behind what was written"),
     "_closeWriteConnection": ("twisted.internet.abstract.FileDescriptor", "half-close through a layer"),
     "_dataReceived": ("twisted.internet.tcp.Connection", "count and limit what a UNIX socket receives"),
     "_aborting": ("twisted.internet.tcp._AbortingMixin", "deliver nothing to a connection that is being aborted"),

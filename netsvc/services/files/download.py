@@ -235,4 +235,6 @@ class Download:
 
 
 def _is_closing(transport: Any) -> bool:
-    return bool(transport.disconnecting or (getattr(transport, "TLS", False) and transport.protocol.disconnecting))
+    # With startTLS, TLS is in place of the protocol.
+    started = transport.protocol if getattr(transport, "TLS", False) else None
+    return bool(transport.disconnecting or getattr(started, "disconnecting", False))
