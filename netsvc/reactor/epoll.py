@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet import error, main
 from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -64,9 +64,8 @@ class NetsvcReactor(EPollReactor):
         self, port: Any, factory: Any, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
     ) -> Any:
         """Listen for TLS connections; see `IReactorSSL`."""
-        makes_connections = IOpenSSLServerConnectionCreator.providedBy(contextFactory)
-        if makes_connections or not IOpenSSLContextFactory.providedBy(contextFactory):
-            # What makes OpenSSL connections itself makes them for Twisted's TLS.
+        if IOpenSSLServerConnectionCreator.providedBy(contextFactory):
+            # It makes connections that read and write memory.
             return super().listenSSL(port, factory, contextFactory, backlog, interface)
         # Imported late, as it loads OpenSSL.
         from netsvc.reactor.tls_socket import listen_tls

@@ -22,13 +22,14 @@ from twisted.internet.interfaces import (
     IPullProducer,
     ISSLTransport,
 )
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from netsvc.reactor.streams import ANSWERED, BEING_FLUSHED, READING, FlushedTCPServer, TCPPort
 
-__all__ = ["TLSServer", "encrypt"]
+__all__ = ["TLSServer", "encrypt", "listen_tls"]
 
 #: The longest content of a record (RFC 8446, section 5.1). OpenSSL returns one record at a time; with room for all of
 #: it, nothing stays in OpenSSL, where epoll would not report it.
@@ -430,11 +431,26 @@ def encrypt(port: TCPPort, connect: Connect | None) -> None:
         vars(port)["transport"] = partial(TLSServer, connect)
 
 
+class TLSPort(TCPPort):
+    """A port of `IReactorSSL.listenSSL`."""
+
+    _type = "TLS"
+
+    def _getLogPrefix(self, transport: Any) -> str:
+        return f"{super()._getLogPrefix(transport)} (TLS)"
+
+
 def listen_tls(  # noqa: PLR0917  (as `IReactorSSL.listenSSL`, and a reactor)
     reactor: Any, port: int, factory: Any, contexts: Any, backlog: int, interface: str
 ) -> Any:
     """Listen for TLS connections, each with the context that `contexts` returns; see `IOpenSSLContextFactory`."""
-    listening: Any = reactor.listenTCP(port, factory, backlog, interface)
-    listening._type = "TLS"
+    # For what Twisted refuses, and warns of.
+    TLSMemoryBIOFactory(contexts, False, factory, reactor)
+    listening: Any = reactor.find_port("stream", (interface, port), factory)
+    is_found = listening is not None
+    if not is_found:
+        listening = TLSPort(port, factory, backlog, interface, reactor)
     encrypt(listening, lambda sock: SSL.Connection(contexts.getContext(), sock))
+    if not is_found:
+        listening.startListening()
     return listening
