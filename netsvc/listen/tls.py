@@ -31,7 +31,7 @@ from netsvc.listen.certificates import (
 from netsvc.plan.address import TLS
 from netsvc.reactor.streams import TCPPort
 from netsvc.reactor.tls import TLSTransport
-from netsvc.reactor.tls_socket import TLSServer, encrypt
+from netsvc.reactor.tls_socket import encrypt
 
 #: Seconds between two checks of the files; they are checked only when a connection is accepted.
 LOOK_INTERVAL = 1.0
@@ -89,10 +89,7 @@ def _demand_certificate(context: SSL.Context, clients: Sequence[x509.Certificate
 
 def _select_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
     """Choose an ALPN protocol by the order of the service's factory; a factory that names none accepts any."""
-    transport: Any = connection.get_app_data()
-    port: Any = transport.server if isinstance(transport, TLSServer) else None
-    factory = transport.factory.wrappedFactory if port is None else port.factory.factory
-    wanted = IProtocolNegotiationFactory(factory, None)
+    wanted = IProtocolNegotiationFactory(connection.get_app_data().factory.wrappedFactory, None)
     acceptable = () if wanted is None else wanted.acceptableProtocols()
     for name in acceptable:
         if name in offered:

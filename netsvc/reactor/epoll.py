@@ -12,7 +12,6 @@ from typing import Any
 
 from twisted.internet import error, main
 from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -64,13 +63,12 @@ class NetsvcReactor(EPollReactor):
         self, port: Any, factory: Any, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
     ) -> Any:
         """Listen for TLS connections; see `IReactorSSL`."""
-        if IOpenSSLServerConnectionCreator.providedBy(contextFactory):
-            # It makes connections that read and write memory.
-            return super().listenSSL(port, factory, contextFactory, backlog, interface)
         # Imported late, as it loads OpenSSL.
-        from netsvc.reactor.tls_socket import listen_tls
+        from netsvc.reactor.tls_socket import has_contexts, listen_tls
 
-        return listen_tls(self, port, factory, contextFactory, backlog, interface)
+        if has_contexts(contextFactory):
+            return listen_tls(self, port, factory, contextFactory, backlog, interface)
+        return super().listenSSL(port, factory, contextFactory, backlog, interface)
 
     def listenUNIX(
         self, address: Any, factory: Any, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False

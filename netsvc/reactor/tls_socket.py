@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from OpenSSL import SSL
@@ -19,9 +20,11 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
     INegotiated,
+    IOpenSSLServerConnectionCreator,
     IPullProducer,
     ISSLTransport,
 )
+from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python import log
 from twisted.python.failure import Failure
@@ -29,7 +32,7 @@ from zope.interface import implementer
 
 from netsvc.reactor.streams import ANSWERED, BEING_FLUSHED, READING, FlushedTCPServer, TCPPort
 
-__all__ = ["TLSServer", "encrypt", "listen_tls"]
+__all__ = ["TLSServer", "encrypt", "has_contexts", "listen_tls"]
 
 #: The longest content of a record (RFC 8446, section 5.1). OpenSSL returns one record at a time; with room for all of
 #: it, nothing stays in OpenSSL, where epoll would not report it.
@@ -97,6 +100,13 @@ class TLSServer(FlushedTCPServer):
     def negotiatedProtocol(self) -> bytes | None:
         """See `INegotiated`."""
         return None if self._tls is None else self._tls.get_alpn_proto_negotiated() or None
+
+    @property
+    def factory(self) -> Any:
+        """What Twisted's TLS has here: callbacks of OpenSSL contexts look for the factory of the protocol in it."""
+        served: Any = self.server.factory
+        # A guarded one has it inside.
+        return SimpleNamespace(wrappedFactory=served.factory if hasattr(type(served), "envelope") else served)
 
     def failVerification(self, reason: Failure) -> None:
         """Abort the connection; `reason` is what its protocol gets. See Twisted's `TLSMemoryBIOProtocol`."""
@@ -438,6 +448,14 @@ class TLSPort(TCPPort):
 
     def _getLogPrefix(self, transport: Any) -> str:
         return f"{super()._getLogPrefix(transport)} (TLS)"
+
+
+def has_contexts(contexts: Any) -> bool:
+    """Return whether the connections of a context factory can be made from its contexts.
+
+    Others make connections themselves, which read and write memory.
+    """
+    return type(contexts) is CertificateOptions or not IOpenSSLServerConnectionCreator.providedBy(contexts)
 
 
 def listen_tls(  # noqa: PLR0917  (as `IReactorSSL.listenSSL`, and a reactor)

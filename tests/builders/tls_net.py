@@ -33,11 +33,11 @@ class Watching:
 class Client:
     """A TLS client: each of its steps turns the reactor of the server until it is done."""
 
-    def __init__(self, net: TLSNet, version: ssl.TLSVersion) -> None:
+    def __init__(self, net: TLSNet, version: ssl.TLSVersion, offered: tuple[str, ...] = ()) -> None:
         self._net = net
         self.raw = socket.create_connection(("127.0.0.1", net.port.getHost().port))
         self.raw.setblocking(False)
-        context = client_context()
+        context = client_context(*offered)
         context.maximum_version = version
         self.tls = context.wrap_socket(
             self.raw, server_hostname="localhost", do_handshake_on_connect=False, suppress_ragged_eofs=False
@@ -101,10 +101,12 @@ class TLSNet(Net):
         self.wires.append(self.build())
         return self.wires[-1]
 
-    def client(self, version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> Client:
+    def client(
+        self, version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED, offered: tuple[str, ...] = ()
+    ) -> Client:
         """Begin a connection, whose handshake is to be done."""
         count = len(self.wires)
-        client = Client(self, version)
+        client = Client(self, version, offered)
         self.until(lambda: len(self.wires) > count)
         self.wires[-1].transport.observer = Watching()  # type: ignore[union-attr]
         return client

@@ -17,14 +17,24 @@ from typing import Any
 import pytest
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, INegotiated, ISSLTransport
-from zope.interface import implementer
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    INegotiated,
+    IOpenSSLServerConnectionCreator,
+    IProtocolNegotiationFactory,
+    ISSLTransport,
+)
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import CertificateOptions, PrivateCertificate
+from twisted.protocols._tls_legacy import LegacyContextFactoryWarning
+from zope.interface import alsoProvides, implementer
 from zope.interface.verify import verifyObject
 
 from netsvc.listen.certificates import CertificateFiles, read_certificate
 from netsvc.listen.tls import make_context
-from netsvc.reactor.tls_socket import OVERHEAD, RECORD
-from tests.builders.pems import Pem
+from netsvc.reactor.tls_socket import OVERHEAD, RECORD, encrypt
+from tests.builders.pems import Pem, plain_factory
 from tests.builders.tls_net import TLSNet
 from tests.builders.turned import Counting, Wire, echo
 from tests.conftest import LoggedErrors
@@ -32,9 +42,12 @@ from tests.conftest import LoggedErrors
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
+PEM = Pem("localhost")
+
+
 @cache
 def server_context(directory: Path) -> SSL.Context:
-    cert, key = Pem("localhost").write(directory)
+    cert, key = PEM.write(directory)
     return make_context(read_certificate(CertificateFiles("a", str(cert), str(key))))
 
 
@@ -505,3 +518,50 @@ def test_nothing_of_a_connection_stays(net: TLSNet) -> None:
         assert (handle(), transport()) == (None, None)
     finally:
         gc.enable()
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Contexts:
+    """Makes the connections itself, as an `IOpenSSLServerConnectionCreator` may."""
+
+    def serverConnectionForTLS(self, tls: Any) -> SSL.Connection:
+        raise NotImplementedError
+
+
+class Guarding(Factory):
+    """Has a factory inside, as a guarded one."""
+
+    envelope = None
+
+    def __init__(self, factory: Any) -> None:
+        self.factory = factory
+        self.buildProtocol = factory.buildProtocol  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("is_twisted", [False, True])
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_what_a_factory_speaks_is_negotiated(net: TLSNet, is_twisted: bool, is_guarded: bool) -> None:
+    factory: Any = net.port.factory
+    factory.acceptableProtocols = lambda: [b"netsvc/2", b"netsvc/1"]
+    alsoProvides(factory, IProtocolNegotiationFactory)
+    if is_guarded:
+        net.port.factory = Guarding(factory)
+    if is_twisted:
+        options = PrivateCertificate.loadPEM(PEM.both).options()
+        encrypt(net.port, lambda sock: SSL.Connection(options.getContext(), sock))
+    client = net.client(offered=("netsvc/1", "netsvc/2", "x"))
+    client.shake_hands()
+    transport: Any = net.wires[-1].transport
+    assert client.tls.selected_alpn_protocol() == "netsvc/2"
+    assert transport.negotiatedProtocol == b"netsvc/2"
+
+
+def test_listen_ssl_encrypts_on_the_socket_where_it_can(net: TLSNet) -> None:
+    factory = plain_factory(Wire)
+    for contexts, is_direct in ((CertificateOptions(), True), (Contexts(), False)):
+        port = net.reactor.listenSSL(0, factory, contexts, interface="127.0.0.1")
+        assert ("transport" in vars(port)) is is_direct
+        assert (port.factory is factory) is is_direct
+        port.stopListening()
+    with pytest.warns(LegacyContextFactoryWarning), pytest.raises(TypeError, match="getContext"):
+        net.reactor.listenSSL(0, factory, object())
