@@ -55,9 +55,11 @@ class PortReactor:
     the socket of a UNIX port that cannot be opened. All other attributes are the reactor's.
     """
 
-    def __init__(self, reactor: Any, sockets: Sockets | None = None) -> None:
+    def __init__(self, reactor: Any, sockets: Sockets | None = None, *, has_headers: bool = False) -> None:
         self._reactor = reactor
         self._sockets = sockets
+        #: Whether PROXY headers come before TLS.
+        self._has_headers = has_headers
         directlyProvides(self, providedBy(reactor))
 
     def __getattr__(self, name: str) -> Any:
@@ -74,7 +76,7 @@ class PortReactor:
         self, port: int, factory: Any, contextFactory: Any, backlog: int = _TWISTEDS_BACKLOG, interface: str = ""
     ) -> IListeningPort:
         """Listen for TLS connections; see `IReactorSSL`."""
-        if self._sockets is not None:
+        if self._sockets is not None or self._has_headers:
             wrapped = TLSMemoryBIOFactory(contextFactory, False, factory)
             return PortReactor.listenTCP(self, port, wrapped, backlog, interface)
         return self._reactor.listenSSL(port, factory, contextFactory, _backlog(backlog), interface)  # type: ignore[no-any-return]
@@ -181,7 +183,8 @@ def listen(
             if sockets is not None:
                 # Take the socket from `sockets`, not from the sockets that systemd has passed to this process.
                 asked = replace(address, endpoint=re.sub(":systemd:.*", ":tcp:0", address.endpoint))
-            opening = _endpoint(asked, PortReactor(reactor, sockets)).listen(protocol)
+            listener = PortReactor(reactor, sockets, has_headers=address.proxy is not None)
+            opening = _endpoint(asked, listener).listen(protocol)
             if address.proxy is not None:
                 _expect_headers(opening, address, reactor, refused)
             port = yield opening
