@@ -30,7 +30,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from netsvc.reactor.streams import ANSWERED, BEING_FLUSHED, READING, FlushedTCPServer, TCPPort
+from netsvc.reactor.streams import ANSWERED, READING, FlushedTCPServer, TCPPort
 
 __all__ = ["TLSServer", "encrypt", "has_contexts", "listen_tls"]
 
@@ -177,12 +177,7 @@ class TLSServer(FlushedTCPServer):
                     written.clear()
                     self._tempDataLen = self.flushing = 0
                     return
-        self.flushing = BEING_FLUSHED
-        failed = self.doWrite()
-        if failed:
-            self.reactor._disconnectSelectable(self, failed, False)
-        elif self.flushing == BEING_FLUSHED:
-            self.wait_to_write()
+        self.flush_answer()
 
     def _shake_hands(self) -> bool:
         """Go on with the handshake; return whether it is complete, and the connection open."""
