@@ -12,13 +12,18 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from heapq import merge
 from html import escape
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote_from_bytes, urlencode
 
 from netsvc.services.files.root import Directory
 
+T = TypeVar("T")
+
+#: Entries that are sorted at once.
+RUN = 2000
 #: Entries of a page of HTML, and of one answer as JSON.
 PAGE_SIZE, JSON_SIZE = 1000, 10_000
 #: Entries of a directory that are looked at; there may be more.
@@ -133,12 +138,16 @@ def make_listing(directory: Directory, query: Query, source: Source) -> bytes:
     try:
         found, is_complete = _scan(directory, query, source)
         if query.sort == "name":
-            found.sort(key=lambda each: (not each[1], text_of(each[0]).casefold(), each[0]), reverse=query.descending)
+            found = _sorted(
+                found, lambda each: (not each[1], text_of(each[0]).casefold(), each[0]), reverse=query.descending
+            )
             total = len(found)
             entries = _looked_at(directory, found[shown], source.follow)
         else:
             entries = _looked_at(directory, found, source.follow)
-            entries.sort(key=(lambda each: each.size) if query.sort == "size" else (lambda each: each.modified))
+            entries = _sorted(
+                entries, (lambda each: each.size) if query.sort == "size" else (lambda each: each.modified)
+            )
             if query.descending:
                 entries.reverse()
             total = len(entries)
@@ -147,6 +156,12 @@ def make_listing(directory: Directory, query: Query, source: Source) -> bytes:
         directory.close()
     page = _Page(entries, total, max(1, -(-total // size)), is_complete)
     return (_json if query.as_json else _html)(page, query, source)
+
+
+def _sorted(values: list[T], key: Callable[[T], Any], *, reverse: bool = False) -> list[T]:
+    """Sort a long list. One call of `sort` would keep the interpreter, and so every client, for a third of a second."""
+    runs = [sorted(values[place : place + RUN], key=key, reverse=reverse) for place in range(0, len(values), RUN)]
+    return list(merge(*runs, key=key, reverse=reverse))
 
 
 def _scan(directory: Directory, query: Query, source: Source) -> tuple[list[tuple[bytes, bool]], bool]:
