@@ -52,7 +52,7 @@ function made(kind, line) {
   else words.append(named(line.nick), ": ", ...linked(line.text));
   const time = element("time", { dateTime: line.time.toISOString(), title: line.time.toLocaleString() });
   time.append(clock.format(line.time));
-  const item = element("li", { className: kind }, time, words);
+  const item = element("div", { className: kind }, time, words);
   if (line.isNotice) item.classList.add("notice");
   if (kind === "message" && !line.mine && mentions(line.text)) item.classList.add("mention");
   item.day = line.time.toDateString();
@@ -60,7 +60,7 @@ function made(kind, line) {
   return item;
 }
 
-const dayLine = (time) => element("li", { className: "day", day: time.toDateString() }, calendar.format(time));
+const dayLine = (time) => element("div", { className: "day", day: time.toDateString() }, calendar.format(time));
 const isAtEnd = (log) => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
 const isWatched = (part) => part === current && document.hasFocus() && isAtEnd(part.log);
 
@@ -98,7 +98,8 @@ const view = {
     const key = fold(room.name);
     let part = shown.get(key);
     if (!part) {
-      const log = element("ol", { className: "log", hidden: true, tabIndex: 0 });
+      // No list: its role is that of a log.
+      const log = element("div", { className: "log", hidden: true, tabIndex: 0 });
       log.setAttribute("role", "log");
       log.setAttribute("aria-label", room.name);
       const badge = element("span", { className: "count", hidden: true });
@@ -168,7 +169,7 @@ const view = {
     const counts = kind === "message" && !line.mine && !line.isHistory && !isWatched(part);
     if (counts && !part.unread) {
       log.querySelector(".new")?.remove();
-      log.insertBefore(element("li", { className: "new", day: item.day }, "new"), before);
+      log.insertBefore(element("div", { className: "new", day: item.day }, "new"), before);
     }
     log.insertBefore(item, before);
     if (line.time && kind === "message") part.lastTime = line.time;
@@ -205,7 +206,7 @@ const view = {
     if (!room.read || log.querySelector(".new")) return;
     const first = [...log.querySelectorAll(".message")].find((each) => each.time > room.read);
     if (first?.previousElementSibling?.classList.contains("message")) {
-      first.before(element("li", { className: "new seen", day: first.day }, "new"));
+      first.before(element("div", { className: "new seen", day: first.day }, "new"));
     }
   },
   note(text) {
