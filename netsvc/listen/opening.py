@@ -214,7 +214,9 @@ def listen(
         raise ListenError(f"{explain(error, address)}{hint}") from error
     except Exception as error:  # a factory, protocol or endpoint plugin may raise anything on start
         raise ListenError(describe(error)) from error
-    use_tls(port, served, certificates)
+    if certificates is not None:
+        # Without them, the port of ssl: has its own.
+        use_tls(port, served, certificates)
     pause_when_full(port)
     return OpenPort(port, path, certificates)
 

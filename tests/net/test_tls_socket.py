@@ -32,7 +32,9 @@ from zope.interface import alsoProvides, implementer
 from zope.interface.verify import verifyObject
 
 from netsvc.listen.certificates import CertificateFiles, read_certificate
+from netsvc.listen.opening import listen
 from netsvc.listen.tls import make_context
+from netsvc.plan.address import parse_address
 from netsvc.reactor.tls_socket import OVERHEAD, RECORD, encrypt
 from tests.builders.pems import Pem, plain_factory
 from tests.builders.tls_net import TLSNet
@@ -565,3 +567,19 @@ def test_listen_ssl_encrypts_on_the_socket_where_it_can(net: TLSNet) -> None:
         port.stopListening()
     with pytest.warns(LegacyContextFactoryWarning), pytest.raises(TypeError, match="getContext"):
         net.reactor.listenSSL(0, factory, object())
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["ssl:0:privateKey={key}:certKey={cert}:interface=127.0.0.1", "tls:0:cert={cert}:key={key}:interface=127.0.0.1"],
+)
+def test_an_address_with_tls_encrypts_what_a_service_has(net: TLSNet, tmp_path: Path, form: str) -> None:
+    cert, key = PEM.write(tmp_path)
+    net.port.stopListening()
+    opening = listen(net.reactor, parse_address(form.format(cert=cert, key=key), "stream"), Guarding(net.port.factory))
+    opening.addCallback(lambda opened: setattr(net, "port", opened.port))
+    client = net.client()
+    client.shake_hands()
+    served: Any = net.wires[-1].transport
+    served.write(b"secret")
+    assert client.read(6) == b"secret"

@@ -14,7 +14,7 @@ from tests.builders.processes import PATIENCE, Server
 pytestmark = pytest.mark.slow
 
 #: How many connections of one address are served, and how many bytes each requests.
-PLACES, SIZE = 5, 2_000_000
+PLACES, SIZE = 5, 200_000
 
 
 def request(port: int) -> socket.socket:
