@@ -39,7 +39,7 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
 # else uses the machine.
 settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=10)
 #: For --hypothesis-profile.
-settings.register_profile("full", settings.get_profile("quick"), max_examples=50)
+settings.register_profile("full", settings.get_profile("quick"), max_examples=20)
 settings.load_profile("quick")
 
 

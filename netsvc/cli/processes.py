@@ -50,6 +50,8 @@ __all__ = [
 
 #: The configuration file that is meant if none is named.
 DEFAULT_CONFIG = "netsvc.toml"
+#: The longest wait at a time, in seconds: a signal that comes just before one is handled after it.
+_LONGEST_WAIT = 1.0
 #: Seconds for an answer. A reload restarts every worker.
 PATIENCE = 120.0
 #: Attempts to connect to a process whose queue is full, and seconds between two.
@@ -140,9 +142,15 @@ class SentCommand:
         data = b""
         with self._failures():
             while len(data) <= LONGEST_ANSWER:
+                left = float("inf") if deadline is None else deadline - time.monotonic()
                 # A timeout of 0 would not wait, and be another error.
-                self._socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-                more = self._socket.recv(1 << 18)
+                self._socket.settimeout(max(0.001, min(left, _LONGEST_WAIT)))
+                try:
+                    more = self._socket.recv(1 << 18)
+                except TimeoutError:
+                    if left > _LONGEST_WAIT:
+                        continue
+                    raise
                 if not more:
                     break
                 data += more
